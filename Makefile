@@ -1,0 +1,22 @@
+# Thin names for scripts that need bash and nothing else; README.md names the scripts.
+.PHONY: demo demo-down test lint bootstrap lock
+
+demo:
+	@e2e/demo.sh
+
+demo-down:
+	@e2e/demo-down.sh
+
+test:
+	@tests/run.sh
+
+lint:
+	@tests/lint.sh
+
+bootstrap:
+	@e2e/bootstrap.sh
+
+lock: # after a change of dependencies in pyproject.toml
+	@e2e/bootstrap.sh --without-binaries
+	@.venv/bin/pip-compile -q --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --generate-hashes \
+		--strip-extras --allow-unsafe --extra dev -o requirements.lock pyproject.toml
