@@ -1,0 +1,69 @@
+"""What is declared, and what it means for one endpoint.
+
+In: the agent's answers. Out: tables, or a policy in words. Never decides anything itself: the words are the tables'.
+"""
+
+import click
+
+from pilus_cli.client import Item, item, items
+from pilus_cli.inventory import find_endpoint
+from pilus_cli.output import Asking, field, named, pass_asking, print_items, print_json
+from pilus_cli.terminal import console, safe
+
+
+@click.group()
+def policy() -> None:
+    """Policies, and what they let an endpoint do."""
+
+
+@policy.command("list")
+@pass_asking
+def policy_list(asking: Asking) -> None:
+    """Every policy object, and whether this node's kernel has it."""
+    print_items(
+        asking,
+        items(asking.agent, {"get": "policies"}),
+        [
+            ("KIND", field("kind")),
+            ("POLICY", named),
+            ("GENERATION", field("generation")),
+            ("REALISED", field("realised")),
+            ("ENDPOINTS HERE", field("endpoints")),
+            ("MESSAGE", field("message")),
+        ],
+        "no policies: everything is allowed",
+    )
+
+
+@policy.command("get")
+@click.argument("which")
+@pass_asking
+def policy_get(asking: Asking, which: str) -> None:
+    """What one endpoint may do, in words. WHICH is its number, its address, or NAMESPACE/POD."""
+    endpoint = find_endpoint(asking, which)
+    held = item(asking.agent, {"get": "policy", "endpoint": endpoint.get("number")})
+    if asking.as_json:
+        print_json(held)
+        return
+    out = console()
+    out.print(f"endpoint {safe(endpoint.get('number'))} {safe(named(endpoint))}, policy {safe(held.get('policy'))}")
+    for direction in ("ingress", "egress"):
+        _print_direction(direction, held.get(direction))
+
+
+def _print_direction(direction: str, held: object) -> None:
+    out = console()
+    if not isinstance(held, dict) or not held.get("enforced"):
+        out.print(f"{direction}: not enforced, everything may pass")
+        return
+    out.print(f"{direction}: enforced")
+    for peer_class in _objects(held.get("classes")):
+        out.print(f"  {safe(peer_class.get('peers'))}")
+        for verdict in _objects(peer_class.get("verdicts")):
+            rule = verdict.get("rule")
+            because = f"   ({safe(rule)})" if rule else ""
+            out.print(f"    {safe(verdict.get('words'))}{because}")
+
+
+def _objects(value: object) -> list[Item]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
