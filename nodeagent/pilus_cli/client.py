@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Item: TypeAlias = dict[str, Json]
 
 _ANSWER_LIMIT = 256 * 1024 * 1024  # an answer comes from a process of ours, but memory is not for it to take
@@ -40,7 +40,9 @@ def _connect(path: Path, who: str, timeout: float | None) -> socket.socket:
         raise AskError(f"may not open {path}", "run this as root") from None
     except OSError as error:
         connection.close()
-        raise AskError(f"the {who} does not answer at {path}: {error.strerror or error}", f"look at the {who}'s log") from error
+        raise AskError(
+            f"the {who} does not answer at {path}: {error.strerror or error}", f"look at the {who}'s log"
+        ) from error
     return connection
 
 

@@ -49,7 +49,7 @@ def endpoint_get(asking: Asking, which: str) -> None:
 
 
 def find_endpoint(asking: Asking, which: str) -> Item:
-    """The endpoint that a person means by number, address or name. Raises click.ClickException if none or several do."""
+    """The endpoint that a person means by number, address or name. Raises ClickException if none or several do."""
     everything = items(asking.agent, {"get": "endpoints"})
     found = [
         item

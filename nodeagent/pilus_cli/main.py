@@ -21,7 +21,7 @@ from pilus_cli.terminal import console, safe
 
 
 class _WithLab(click.Group):
-    """The lab is part of the development tree: a node's image does without, and its modules load only when asked for."""
+    """The lab is part of the development tree: a node's image does without, and it is imported only when asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *(["lab"] if self._lab() else [])])
@@ -101,7 +101,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Leave nothing for the interpreter to flush into the closed pipe.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         sys.exit(0)
 
 

@@ -34,8 +34,8 @@ def _print_page(held: Item) -> None:
     uptime = held.get("uptime_seconds")
     since = f", up {_duration(uptime)}" if isinstance(uptime, int | float) else ""
     out.print(
-        f"node {safe(held.get('node'))}, cluster {safe(held.get('cluster'))}, pilus {safe(held.get('version'))}{since}, "
-        f"{safe(held.get('routing_mode'))} routing"
+        f"node {safe(held.get('node'))}, cluster {safe(held.get('cluster'))}, "
+        f"pilus {safe(held.get('version'))}{since}, {safe(held.get('routing_mode'))} routing"
     )
     for check in _objects(held, "checks"):
         state = str(check.get("state"))
