@@ -40,9 +40,7 @@ def _connect(path: Path, who: str, timeout: float | None) -> socket.socket:
         raise AskError(f"may not open {path}", "run this as root") from None
     except OSError as error:
         connection.close()
-        raise AskError(
-            f"the {who} does not answer at {path}: {error.strerror or error}", f"look at the {who}'s log"
-        ) from error
+        raise AskError(f"the {who} does not answer at {path}: {error.strerror or error}", f"look at the {who}'s log") from error
     return connection
 
 

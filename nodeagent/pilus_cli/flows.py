@@ -45,9 +45,7 @@ def flow_list(asking: Asking, pod: str | None) -> None:
 
 
 @click.command()
-@click.option(
-    "--last", type=click.IntRange(min=0), default=20, show_default=True, help="Show so many past events first."
-)
+@click.option("--last", type=click.IntRange(min=0), default=20, show_default=True, help="Show so many past events first.")
 @click.option("--follow/--no-follow", "-f", default=True, show_default=True, help="Go on with events as they come.")
 @click.option("--drops", is_flag=True, help="Only what was dropped.")
 @click.option("--pod", help="Only events of this pod (NAMESPACE/NAME) or address.")

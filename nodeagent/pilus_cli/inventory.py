@@ -52,9 +52,7 @@ def find_endpoint(asking: Asking, which: str) -> Item:
     """The endpoint that a person means by number, address or name. Raises ClickException if none or several do."""
     everything = items(asking.agent, {"get": "endpoints"})
     found = [
-        item
-        for item in everything
-        if which in {str(item.get("number")), str(item.get("ipv4")), str(item.get("ipv6")), named(item)}
+        item for item in everything if which in {str(item.get("number")), str(item.get("ipv4")), str(item.get("ipv6")), named(item)}
     ]
     found = found or [item for item in everything if item.get("name") == which]
     if len(found) == 1:

@@ -113,9 +113,7 @@ def test_an_endpoint_is_found_by_number_address_and_name(
 ) -> None:
     serve(
         "agent.sock",
-        lambda _: [
-            {"ok": True, "items": [ENDPOINT, {**ENDPOINT, "number": 8, "name": "web-2", "ipv4": "x", "ipv6": "y"}]}
-        ],
+        lambda _: [{"ok": True, "items": [ENDPOINT, {**ENDPOINT, "number": 8, "name": "web-2", "ipv4": "x", "ipv6": "y"}]}],
     )
     assert run(runtime, monkeypatch, "endpoint", "get", which) == 0
     assert json.loads(capsys.readouterr().out)["number"] == 7
