@@ -1,0 +1,146 @@
+"""Labels: who a pod is, apart from where it runs.
+
+In: pods and namespaces as the API server has them. Out: label sets, canonical and hashable. Never: numbers (identities.py).
+A label has a source (`k8s`, `reserved`, `cidr`, ...), a key and a value; its text form is `source:key=value`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pilus_api.errors import InvalidError
+
+SOURCE_KUBERNETES = "k8s"
+SOURCE_RESERVED = "reserved"
+SOURCE_ANY = "any"
+
+NAMESPACE_KEY = "io.kubernetes.pod.namespace"
+NAMESPACE_LABELS_KEY = "io.cilium.k8s.namespace.labels"
+SERVICE_ACCOUNT_KEY = "io.cilium.k8s.policy.serviceaccount"
+CLUSTER_KEY = "io.cilium.k8s.policy.cluster"
+
+# Keys under this prefix are derived, so a pod that carries one is not believed.
+DERIVED_PREFIX = "io.cilium.k8s"
+
+
+class Label(NamedTuple):
+    """One label. Sorts by source, key, value."""
+
+    source: str
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.key}={self.value}" if self.value else f"{self.source}:{self.key}"
+
+
+# Sorted, and at most one label for each (source, key).
+Labels = tuple[Label, ...]
+
+
+def canonical(labels: Iterable[Label]) -> Labels:
+    """The label set in its only form: sorted; of two labels with one source and key the last given holds."""
+    return tuple(sorted({(label.source, label.key): label for label in labels}.values()))
+
+
+def parse_label(text: str) -> Label:
+    """`source:key=value`, `source:key`, `key=value` (source `any`), `reserved.x` and `$x`. Raises InvalidError without a key."""
+    if text.startswith("$"):
+        return Label(SOURCE_RESERVED, text[1:], "")
+    name, _, value = text.partition("=")
+    source, colon, key = name.partition(":")
+    if not colon:
+        source, key = SOURCE_ANY, name
+        if name.startswith("reserved."):
+            source, key = SOURCE_RESERVED, name.removeprefix("reserved.")
+    if not key:
+        raise InvalidError(f"a label needs a key: {text!r}")
+    return Label(source, key, value)
+
+
+def from_security_labels(labels: Mapping[str, str]) -> Labels:
+    """The map of CiliumIdentity's `security-labels`, `source:key` to value."""
+    parsed = (parse_label(name)._replace(value=value) for name, value in labels.items())
+    return canonical(parsed)
+
+
+def security_labels(labels: Labels) -> dict[str, str]:
+    """The inverse: what a CiliumIdentity carries."""
+    return {f"{label.source}:{label.key}": label.value for label in labels}
+
+
+def pod_labels(
+    labels: Mapping[str, str], namespace: str, namespace_labels: Mapping[str, str], service_account: str, cluster: str
+) -> Labels:
+    """Every label of a pod, derived ones included, before the filter (seams: pod to labels)."""
+    found = [Label(SOURCE_KUBERNETES, key, value) for key, value in labels.items() if not key.startswith(DERIVED_PREFIX)]
+    found += [Label(SOURCE_KUBERNETES, f"{NAMESPACE_LABELS_KEY}.{key}", value) for key, value in namespace_labels.items()]
+    found.append(Label(SOURCE_KUBERNETES, NAMESPACE_KEY, namespace))
+    found.append(Label(SOURCE_KUBERNETES, CLUSTER_KEY, cluster))
+    if service_account:
+        found.append(Label(SOURCE_KUBERNETES, SERVICE_ACCOUNT_KEY, service_account))
+    return canonical(found)
+
+
+DEFAULT_INCLUDED = (
+    "reserved:.*", r"io\.kubernetes\.pod\.namespace", r"io\.cilium\.k8s\.namespace\.labels", r"app\.kubernetes\.io",
+    r"io\.cilium\.k8s\.policy\.cluster",
+)  # fmt: skip
+DEFAULT_IGNORED = (
+    r"io\.kubernetes", r"kubernetes\.io", r"statefulset\.kubernetes\.io/pod-name", r"apps\.kubernetes\.io/pod-index",
+    r"batch\.kubernetes\.io/job-completion-index", r"batch\.kubernetes\.io/controller-uid", r".*beta\.kubernetes\.io", r"k8s\.io",
+    "pod-template-generation", "pod-template-hash", "controller-revision-hash", "controller-uid", "annotation.*", "etcd_node",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    source: str  # "" matches every source
+    key: re.Pattern[str]
+    ignore: bool
+
+    def matched(self, label: Label) -> int:
+        """How many characters of the label's key the entry matches; -1: none."""
+        if self.source and self.source != label.source:
+            return -1
+        match = self.key.match(label.key)
+        return match.end() if match else -1
+
+
+def _entry(text: str, ignore: bool) -> _Entry:
+    """`source:regex` or `regex`; a `!` before the regex makes it an ignored one. Raises InvalidError."""
+    source, colon, pattern = text.partition(":")
+    if not colon:
+        source, pattern = "", text
+    if pattern.startswith("!"):
+        ignore, pattern = True, pattern[1:]
+    try:
+        return _Entry("" if source == SOURCE_ANY else source, re.compile(pattern), ignore)
+    except re.error as error:
+        raise InvalidError(f"{text!r} is not a regular expression: {error}", "labels") from error
+
+
+class IdentityFilter:
+    """Decides which labels make an identity. The longest matching include against the shortest matching ignore.
+
+    `extra` is the option `labels`: entries `source:regex`. One include of the user's turns the filter into an allow list.
+    """
+
+    def __init__(self, extra: Iterable[str] = ()) -> None:
+        user = [_entry(text, ignore=False) for text in extra]
+        entries = [_entry(text, ignore=False) for text in DEFAULT_INCLUDED] + user
+        entries += [_entry(text, ignore=True) for text in DEFAULT_IGNORED]
+        self._included = [entry for entry in entries if not entry.ignore]
+        self._ignored = [entry for entry in entries if entry.ignore]
+        self._listed_only = any(not entry.ignore for entry in user)
+
+    def relevant(self, label: Label) -> bool:
+        included = max((entry.matched(label) for entry in self._included), default=-1)
+        ignored = min((length for entry in self._ignored if (length := entry.matched(label)) >= 0), default=0)
+        if included > ignored:
+            return True
+        return not self._listed_only and ignored == 0 and included <= 0
+
+    def __call__(self, labels: Labels) -> Labels:
+        return tuple(label for label in labels if self.relevant(label))

@@ -1,0 +1,98 @@
+"""Rules: what policies of every kind mean, in one form.
+
+In: nothing; these are the words. `policies.py` turns objects into them, the agent compiles them. A rule grants or denies
+one direction's traffic between its subject and its peers. Everything in it is resolved: namespaces are in the selectors,
+entities are selectors, `fromRequires` is merged, an absent field is not an empty one.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Network, IPv6Network
+
+from pilus_api.selectors import Selector
+
+Network = IPv4Network | IPv6Network
+
+
+class Direction(IntEnum):
+    """As in bpf/abi.h, enum pilus_direction."""
+
+    INGRESS = 0
+    EGRESS = 1
+
+
+class Scope(IntEnum):
+    """Which addresses a rule by address may mean; enum pilus_cidr_scope."""
+
+    ANY = 0  # ipBlock of a Kubernetes NetworkPolicy: pods too
+    OUTSIDE = 1  # fromCIDR and toCIDR: what is outside the cluster
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Origin:
+    """Where a rule is written; `path` is the field, such as `spec.ingress[0]`."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.kind} {name}" + (f" {self.path}" if self.path else "")
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPeer:
+    """Addresses inside `prefix` and outside every one of `excepted`."""
+
+    prefix: Network
+    excepted: tuple[Network, ...]
+    scope: Scope
+
+
+# Who: an identity that the selector selects. Where: an address.
+Peer = Selector | AddressPeer
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ports:
+    """Destination ports `low` to `high` of `protocol` (IPPROTO_*); ICMP: the type, with `low` == `high`.
+
+    `protocol` 0: every protocol, with 0 to 65535. A named port stands as `name` with 0 to 0, and matches what the
+    destination calls so; it must be resolved before it is compiled.
+    """
+
+    protocol: int
+    low: int
+    high: int
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One element of a policy.
+
+    peers: None is anybody; an empty tuple is nobody. ports: None is everything; an empty tuple is nothing.
+    A rule whose `unenforced` is not empty restricts further in a way that is not enforced yet: an allowing rule with it
+    grants nothing, a denying one denies as it stands.
+    """
+
+    origin: Origin
+    direction: Direction
+    deny: bool
+    peers: tuple[Peer, ...] | None
+    ports: tuple[Ports, ...] | None
+    unenforced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One `spec` of an object: whom it governs, whether a direction becomes default deny, and its rules."""
+
+    origin: Origin
+    subject: Selector
+    default_deny: tuple[bool, bool]  # by Direction
+    rules: tuple[Rule, ...]
+    unenforced: tuple[str, ...] = ()  # fields of the whole policy that are not in force (such as nodeSelector)

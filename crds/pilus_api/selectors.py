@@ -1,0 +1,64 @@
+"""Selectors: which label sets are meant.
+
+A selector is a conjunction of requirements; the empty one selects everything. A key without a source, or with `any`, is
+looked up in every source.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pilus_api.labels import SOURCE_ANY, Labels
+
+
+class Operator(StrEnum):
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Requirement:
+    """`source` `any` means every source. `values` is sorted, and empty for the two operators of existence."""
+
+    source: str
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+    def matches(self, labels: Labels) -> bool:
+        values = [label.value for label in labels if label.key == self.key and self.source in (SOURCE_ANY, label.source)]
+        if self.operator is Operator.EXISTS:
+            return bool(values)
+        if self.operator is Operator.DOES_NOT_EXIST:
+            return not values
+        found = any(value in self.values for value in values)
+        return found if self.operator is Operator.IN else not found
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Selector:
+    """All of `requirements`, sorted and without doubles (see `selector`)."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Labels) -> bool:
+        return all(requirement.matches(labels) for requirement in self.requirements)
+
+    def and_(self, other: "Selector") -> "Selector":
+        return selector(*self.requirements, *other.requirements)
+
+
+EVERYTHING = Selector()
+
+
+def selector(*requirements: Requirement) -> Selector:
+    return Selector(tuple(sorted(set(requirements))))
+
+
+def equals(source: str, key: str, value: str) -> Requirement:
+    return Requirement(source, key, Operator.IN, (value,))
+
+
+def exists(source: str, key: str) -> Requirement:
+    return Requirement(source, key, Operator.EXISTS)
