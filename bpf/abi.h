@@ -166,3 +166,161 @@ struct pilus_node {			/* 16 bytes */
 	u32 cluster;
 	u32 reserved[3];
 };
+
+/* settings: what is the same for every packet on this node. One row, written by the agent before anything is attached. */
+enum pilus_setting {
+	PILUS_SETTING_READY = 1 << 0,		/* without it every packet drops: DROP_NO_CONFIG */
+	PILUS_SETTING_TUNNEL = 1 << 1,		/* other nodes' pods are behind the tunnel; else routed directly */
+};
+
+struct pilus_settings {			/* 112 bytes */
+	u32 flags;			/* enum pilus_setting */
+	u32 tunnel_ifindex;
+	u32 uplink_ifindex;
+	u32 cluster;
+	struct pilus_address node_ipv4;		/* this node's own on the underlay */
+	struct pilus_address node_ipv6;
+	struct pilus_address router_ipv4;	/* this node's own out of its pod range: the pods' gateway */
+	struct pilus_address router_ipv6;
+	u32 event_rate;			/* events a second of one endpoint and reason; 0: none */
+	u32 event_burst;
+	u32 reserved[6];
+};
+
+/* Where a program is attached; the first index of counters. */
+enum pilus_hook {
+	PILUS_HOOK_POD_FROM = 0,	/* tc ingress of the host's side of a pod's veth: what the pod sends */
+	PILUS_HOOK_POD_TO = 1,		/* tc egress of it: what this host's own stack sends the pod */
+	PILUS_HOOK_OVERLAY_FROM = 2,	/* tc ingress of the tunnel link */
+	PILUS_HOOK_OVERLAY_TO = 3,	/* tc egress of it */
+	PILUS_HOOK_UPLINK_FROM = 4,
+	PILUS_HOOK_UPLINK_TO = 5,
+	PILUS_HOOK_COUNT = 6,
+};
+
+#define PILUS_REASONS 256
+#define PILUS_COUNTERS 1536	/* PILUS_HOOK_COUNT * PILUS_REASONS */
+
+struct pilus_counter {			/* 16 bytes; per CPU; key: hook * PILUS_REASONS + reason, 0 for what passed */
+	u64 packets;
+	u64 bytes;
+};
+
+enum pilus_path {
+	PILUS_PATH_NONE = 0,
+	PILUS_PATH_POD = 1,		/* to a pod of this node */
+	PILUS_PATH_TUNNEL = 2,		/* to another node, through the tunnel */
+	PILUS_PATH_HOST = 3,		/* to this host's own stack */
+	PILUS_PATH_ANSWER = 4,		/* answered here, back to who asked: ARP, neighbour discovery */
+};
+
+/* events: what happened to a packet, for the observer. */
+struct pilus_event {			/* 96 bytes */
+	u64 time;			/* ns since boot */
+	u32 reason;			/* enum pilus_drop; 0: it passed */
+	u32 suppressed;			/* events of this endpoint and reason left out since the last one */
+	u32 ifindex;			/* of the hook's link */
+	u32 length;
+	u32 source_identity;
+	u32 destination_identity;
+	u32 endpoint;			/* number of the local endpoint that sent or gets it; 0: none */
+	u32 rule;			/* the rule that decided; 0: none */
+	u8 hook;			/* enum pilus_hook */
+	u8 family;			/* enum pilus_family; 0: neither */
+	u8 protocol;			/* IPPROTO_* */
+	u8 path;			/* enum pilus_path */
+	u8 direction;			/* enum pilus_direction whose policy decided */
+	u8 tcp_flags;
+	u8 icmp_type;
+	u8 icmp_code;
+	__be16 source_port;
+	__be16 destination_port;
+	u32 reserved;
+	struct pilus_address source;
+	struct pilus_address destination;
+};
+
+struct pilus_bucket_key {		/* 8 bytes */
+	u32 ifindex;
+	u32 reason;
+};
+
+struct pilus_bucket {			/* 16 bytes */
+	u64 refilled;			/* ns since boot */
+	u32 tokens;
+	u32 suppressed;
+};
+
+/* scratch: one packet's context, handed from an entry program through its tail calls. Per CPU: tc programs are not
+ * preempted by one another on a CPU. User space reads it in tests alone. */
+struct pilus_packet {			/* 104 bytes */
+	u32 family;			/* enum pilus_family */
+	u32 hook;			/* enum pilus_hook */
+	struct pilus_address source;
+	struct pilus_address destination;
+	u32 l4_offset;			/* from the start of the frame */
+	u8 protocol;
+	u8 ttl;
+	u8 tcp_flags;
+	u8 icmp_type;
+	__be16 source_port;		/* TCP, UDP, SCTP; echo: the identifier */
+	__be16 destination_port;
+	u8 icmp_code;
+	u8 pad[3];
+	u32 source_identity;
+	u32 destination_identity;
+	u32 endpoint;
+	u32 rule;
+	u32 path;			/* enum pilus_path */
+	u32 vni;			/* overlay: what the tunnel said */
+	struct pilus_address outer;	/* overlay: who sent the tunnel packet */
+};
+
+/* Tail calls: slots of the program array. */
+enum pilus_call {
+	PILUS_CALL_POD_FROM_IPV4 = 0,
+	PILUS_CALL_POD_FROM_IPV6 = 1,
+	PILUS_CALL_POD_FROM_ARP = 2,
+	PILUS_CALL_POD_FROM_ND = 3,
+	PILUS_CALL_OVERLAY_IPV4 = 4,
+	PILUS_CALL_OVERLAY_IPV6 = 5,
+	PILUS_CALL_COUNT = 16,
+};
+
+/* Why a packet was dropped. Up to 204 the numbers and texts are the ones that flow tools know; from 230 on our own. A number
+ * is never given again. The comment is the text that people see. */
+enum pilus_drop {
+	PILUS_DROP_INVALID_SOURCE_MAC = 130,	/* Invalid source mac */
+	PILUS_DROP_INVALID_DESTINATION_MAC = 131,	/* Invalid destination mac */
+	PILUS_DROP_INVALID_SOURCE_IP = 132,	/* Invalid source ip */
+	PILUS_DROP_POLICY = 133,		/* Policy denied */
+	PILUS_DROP_INVALID = 134,		/* Invalid packet */
+	PILUS_DROP_INVALID_HEADER = 135,	/* CT: Truncated or invalid header */
+	PILUS_DROP_UNKNOWN_L4 = 137,		/* CT: Unknown L4 protocol */
+	PILUS_DROP_UNKNOWN_L3 = 139,		/* Unsupported L3 protocol */
+	PILUS_DROP_MISSED_TAIL_CALL = 140,	/* Missed tail call */
+	PILUS_DROP_WRITE_ERROR = 141,		/* Error writing to packet */
+	PILUS_DROP_NO_TUNNEL_KEY = 147,		/* Error retrieving tunnel key */
+	PILUS_DROP_UNKNOWN_TARGET = 150,	/* Unknown L3 target address */
+	PILUS_DROP_UNROUTABLE = 151,		/* Stale or unroutable IP */
+	PILUS_DROP_NO_LOCAL_ENDPOINT = 152,	/* No matching local container found */
+	PILUS_DROP_INVALID_EXTENSION = 156,	/* Invalid IPv6 extension header */
+	PILUS_DROP_FRAGMENT = 157,		/* IP fragmentation not supported */
+	PILUS_DROP_NO_CONFIG = 165,		/* No configuration available to perform policy decision */
+	PILUS_DROP_UNSUPPORTED_L2 = 166,	/* Unsupported L2 protocol */
+	PILUS_DROP_INVALID_IDENTITY = 171,	/* Invalid identity */
+	PILUS_DROP_UNKNOWN_SENDER = 172,	/* Unknown sender */
+	PILUS_DROP_FORBIDDEN_ICMP6 = 176,	/* Forbidden ICMPv6 message */
+	PILUS_DROP_POLICY_DENY = 181,		/* Policy denied by denylist */
+	PILUS_DROP_VLAN = 182,			/* VLAN traffic disallowed by VLAN filter */
+	PILUS_DROP_INVALID_VNI = 183,		/* Incorrect VNI from VTEP */
+	PILUS_DROP_TTL_EXCEEDED = 196,		/* TTL exceeded */
+	PILUS_DROP_ENDPOINT_NOT_READY = 203,	/* Endpoint policy program not available */
+	PILUS_DROP_IP_OPTIONS = 230,		/* IP options are not accepted */
+	PILUS_DROP_FORWARDED = 231,		/* Forwarded by the host's stack, which forwards nothing for pods */
+	PILUS_DROP_HOUSEKEEPING = 232,		/* IPv6 housekeeping that needs no answer */
+	PILUS_DROP_INVALID_ARP = 233,		/* ARP for what is not the gateway, or in another's name */
+	PILUS_DROP_UNKNOWN_IDENTITY = 234,	/* Identity not known here yet */
+	PILUS_DROP_WRONG_NODE = 235,		/* Tunnel packet from a node that does not have its sender */
+	PILUS_DROP_OUTSIDE = 236,		/* No way out of the cluster yet */
+};

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every map: who writes, who reads, what maps to what. */
+#pragma once
+#include "abi.h"
+
+/* Sizes may be given by the loader's configuration. */
+#ifndef PILUS_ENDPOINTS_SIZE
+#define PILUS_ENDPOINTS_SIZE 4096
+#endif
+#ifndef PILUS_IPCACHE_SIZE
+#define PILUS_IPCACHE_SIZE 262144
+#endif
+#ifndef PILUS_POD_RANGES_SIZE
+#define PILUS_POD_RANGES_SIZE 16384
+#endif
+#ifndef PILUS_IDENTITIES_SIZE
+#define PILUS_IDENTITIES_SIZE 65536
+#endif
+#ifndef PILUS_BUCKETS_SIZE
+#define PILUS_BUCKETS_SIZE 4096
+#endif
+#ifndef PILUS_EVENTS_SIZE
+#define PILUS_EVENTS_SIZE 2097152
+#endif
+
+/* A map with the pin that the loader chose for it: the path carries the hash of the layout, so that a pin of another
+ * layout is never opened by mistake. */
+#define PILUS_MAP(type, key, leaf, name, size, flags) \
+	BPF_TABLE_PINNED7(type, key, leaf, name, size, PILUS_PIN_##name, flags)
+
+/* Programs and slots, found by the loader by these names. */
+#define PILUS_PROGRAM(type, name) int name(struct __sk_buff *skb)
+#define PILUS_TAIL(slot, name) int name(struct __sk_buff *skb)
+
+/* Written by the agent, once before anything is attached and at a change of configuration. Read by every program.
+ * 0 -> the node's settings. */
+PILUS_MAP("array", u32, struct pilus_settings, settings, 1, 0);
+
+/* Written by the agent. Read for every packet from and to a pod.
+ * Address of a local pod -> its link, identity, policy, MACs. */
+PILUS_MAP("hash", struct pilus_endpoint_key, struct pilus_endpoint, endpoints, PILUS_ENDPOINTS_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the agent. Read on the slow path.
+ * Address -> identity, and the node it is behind. */
+PILUS_MAP("lpm_trie", struct pilus_prefix, struct pilus_ipcache, ipcache, PILUS_IPCACHE_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the agent. Read on the slow path, and for every packet from the tunnel.
+ * Pod range of a node -> the node's address on the underlay. */
+PILUS_MAP("lpm_trie", struct pilus_prefix, struct pilus_pod_range, pod_ranges, PILUS_POD_RANGES_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the agent. Read on the slow path, and for every packet from the tunnel.
+ * Identity -> it is known and compiled into every policy of this node. */
+PILUS_MAP("hash", u32, struct pilus_known_identity, identities, PILUS_IDENTITIES_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by every program. Read by the observer and the agent.
+ * Hook and reason -> packets and bytes. */
+PILUS_MAP("percpu_array", u32, struct pilus_counter, counters, PILUS_COUNTERS, 0);
+
+/* Written and read by every program.
+ * Link and reason -> how many events may still be sent. */
+PILUS_MAP("lru_hash", struct pilus_bucket_key, struct pilus_bucket, buckets, PILUS_BUCKETS_SIZE, 0);
+
+/* Written and read by tc programs: the packet at hand. */
+PILUS_MAP("percpu_array", u32, struct pilus_packet, scratch, 1, 0);
+
+/* Filled by the loader before anything is attached, never afterwards: closing a program array's last descriptor empties it. */
+PILUS_MAP("prog", u32, u32, calls, PILUS_CALL_COUNT, 0);
+
+/* A ring buffer whose pin the loader chose; the size is in bytes. */
+#define PILUS_RINGBUF(name, record, size)				\
+	struct name##_table_t {						\
+		int key;						\
+		u32 leaf;						\
+		int (*ringbuf_output)(void *, u64, u64);		\
+		void *(*ringbuf_reserve)(u64);				\
+		void (*ringbuf_discard)(void *, u64);			\
+		void (*ringbuf_submit)(void *, u64);			\
+		u64 (*ringbuf_query)(u64);				\
+		u32 max_entries;					\
+	};								\
+	__attribute__((section("maps/ringbuf:" PILUS_PIN_##name)))	\
+	struct name##_table_t name = { .max_entries = size }
+
+/* Written by every program, read by the observer. Without a wake-up at each record: the reader comes by itself. */
+PILUS_RINGBUF(events, struct pilus_event, PILUS_EVENTS_SIZE);
