@@ -266,7 +266,8 @@ struct pilus_packet {			/* 104 bytes */
 	__be16 source_port;		/* TCP, UDP, SCTP; echo: the identifier */
 	__be16 destination_port;
 	u8 icmp_code;
-	u8 pad[3];
+	u8 direction;			/* enum pilus_direction whose policy decided */
+	u8 pad[2];
 	u32 source_identity;
 	u32 destination_identity;
 	u32 endpoint;

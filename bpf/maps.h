@@ -16,6 +16,18 @@
 #ifndef PILUS_IDENTITIES_SIZE
 #define PILUS_IDENTITIES_SIZE 65536
 #endif
+#ifndef PILUS_POLICIES_SIZE
+#define PILUS_POLICIES_SIZE 4096
+#endif
+#ifndef PILUS_PEERS_SIZE
+#define PILUS_PEERS_SIZE 524288
+#endif
+#ifndef PILUS_CIDRS_SIZE
+#define PILUS_CIDRS_SIZE 131072
+#endif
+#ifndef PILUS_VERDICTS_SIZE
+#define PILUS_VERDICTS_SIZE 131072
+#endif
 #ifndef PILUS_BUCKETS_SIZE
 #define PILUS_BUCKETS_SIZE 4096
 #endif
@@ -51,6 +63,22 @@ PILUS_MAP("lpm_trie", struct pilus_prefix, struct pilus_pod_range, pod_ranges, P
 /* Written by the agent. Read on the slow path, and for every packet from the tunnel.
  * Identity -> it is known and compiled into every policy of this node. */
 PILUS_MAP("hash", u32, struct pilus_known_identity, identities, PILUS_IDENTITIES_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the agent; `complete` last. Read on the slow path.
+ * Policy number -> the default class of each direction. */
+PILUS_MAP("hash", u32, struct pilus_policy, policies, PILUS_POLICIES_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the agent. Read on the slow path.
+ * Policy, direction, the other side's identity -> its class. */
+PILUS_MAP("hash", struct pilus_peer_key, struct pilus_class, peers, PILUS_PEERS_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the agent. Read on the slow path, for policies with rules by address.
+ * Policy, direction, scope, the other side's address -> its class. */
+PILUS_MAP("lpm_trie", struct pilus_cidr_key, struct pilus_class, cidrs, PILUS_CIDRS_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the agent. Read on the slow path.
+ * Port table, protocol, destination port -> the answer. */
+PILUS_MAP("lpm_trie", struct pilus_verdict_key, struct pilus_verdict, verdicts, PILUS_VERDICTS_SIZE, BPF_F_NO_PREALLOC);
 
 /* Written by every program. Read by the observer and the agent.
  * Hook and reason -> packets and bytes. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Attached to the tunnel link: ingress is what other nodes send, egress what this host's own stack would. */
 #include "deliver.h"
+#include "policy.h"
 
 /* The entry reads the tunnel's key, which can't be had in a test run, and hands it to the shared body in scratch. */
 PILUS_PROGRAM(sched_cls, overlay_from)
@@ -35,6 +36,7 @@ pilus_always int pilus_overlay(struct __sk_buff *skb, struct pilus_packet *packe
 {
 	struct pilus_pod_range *range = pilus_pod_range_of(packet->family, &packet->source);
 	struct pilus_endpoint *to;
+	int result;
 
 	if (!range)
 		return -PILUS_DROP_UNKNOWN_SENDER;
@@ -52,7 +54,8 @@ pilus_always int pilus_overlay(struct __sk_buff *skb, struct pilus_packet *packe
 		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
 	packet->endpoint = to->number;
 	packet->destination_identity = to->identity;
-	return pilus_deliver(skb, packet, to);
+	result = pilus_judge(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+	return result ? result : pilus_deliver(skb, packet, to);
 }
 
 PILUS_TAIL(PILUS_CALL_OVERLAY_IPV4, overlay_ipv4)

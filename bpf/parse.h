@@ -26,6 +26,9 @@
 #define PILUS_IPV6_DESTINATION 60
 #define PILUS_IPV6_EXTENSIONS 4		/* how many are read before the packet is refused */
 
+#ifndef NULL
+#define NULL ((void *)0)
+#endif
 #define pilus_always static inline __attribute__((always_inline))
 
 pilus_always bool pilus_same_address(const struct pilus_address *left, const struct pilus_address *right)

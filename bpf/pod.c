@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Attached to the host's side of every pod's veth: ingress is what the pod sends, egress what this host's stack sends it. */
 #include "neighbour.h"
+#include "policy.h"
 
 PILUS_PROGRAM(sched_cls, pod_from)
 {
@@ -41,49 +42,63 @@ PILUS_TAIL(PILUS_CALL_POD_FROM_ARP, pod_from_arp)
 	return pilus_exit(skb, packet, pilus_answer_arp(skb, packet, now));
 }
 
-/* Whose packet it is, and whether the address and MAC it bears are its own. */
-pilus_always int pilus_sender(struct __sk_buff *skb, struct pilus_packet *packet)
+/* Whose packet it is, and whether the address and MAC it bears are its own. 0 and *from, or a reason. */
+pilus_always int pilus_sender(struct __sk_buff *skb, struct pilus_packet *packet, struct pilus_endpoint **from)
 {
-	struct pilus_endpoint *from = pilus_endpoint_of(packet->family, &packet->source);
+	struct pilus_endpoint *endpoint = pilus_endpoint_of(packet->family, &packet->source);
 	struct ethhdr *ethernet = (void *)(long)skb->data;
 
-	if (!from || from->ifindex != skb->ifindex)
+	if (!endpoint || endpoint->ifindex != skb->ifindex)
 		return -PILUS_DROP_INVALID_SOURCE_IP;
-	packet->endpoint = from->number;
-	packet->source_identity = from->identity;
+	*from = endpoint;
+	packet->endpoint = endpoint->number;
+	packet->source_identity = endpoint->identity;
 	if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
 		return -PILUS_DROP_INVALID;
-	if (!pilus_same_mac(ethernet->h_source, from->mac))
+	if (!pilus_same_mac(ethernet->h_source, endpoint->mac))
 		return -PILUS_DROP_INVALID_SOURCE_MAC;
-	if (!pilus_same_mac(ethernet->h_dest, from->gateway_mac))
+	if (!pilus_same_mac(ethernet->h_dest, endpoint->gateway_mac))
 		return -PILUS_DROP_INVALID_DESTINATION_MAC;
-	if (!(from->flags & PILUS_ENDPOINT_READY))
+	if (!(endpoint->flags & PILUS_ENDPOINT_READY))
 		return -PILUS_DROP_ENDPOINT_NOT_READY;
 	return 0;
 }
 
-/* Where it goes. */
-pilus_always int pilus_route(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_settings *now)
+/* Who is asked for, and may it be: the sender's policy, then a local receiver's. Then the way there. */
+pilus_always int pilus_send(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_settings *now,
+			    const struct pilus_endpoint *from)
 {
 	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
-	struct pilus_pod_range *range;
-	struct pilus_ipcache *known;
+	struct pilus_pod_range *range = NULL;
+	bool outside = false;
+	int result;
 
 	if (to) {
 		packet->destination_identity = to->identity;
-		return pilus_deliver(skb, packet, to);
-	}
-	if (pilus_is_host(packet->family, &packet->destination, now)) {
+	} else if (pilus_is_host(packet->family, &packet->destination, now)) {
 		packet->destination_identity = PILUS_IDENTITY_HOST;
 		packet->path = PILUS_PATH_HOST;
-		return PILUS_ACT_OK;
+	} else {
+		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->destination);
+
+		range = pilus_pod_range_of(packet->family, &packet->destination);
+		outside = !known && !range;
+		if (known)
+			packet->destination_identity = known->identity;
+		else if (outside)
+			packet->destination_identity = PILUS_IDENTITY_WORLD;
 	}
-	known = pilus_ipcache_of(packet->family, &packet->destination);
-	if (known)
-		packet->destination_identity = known->identity;
-	range = pilus_pod_range_of(packet->family, &packet->destination);
+	result = pilus_judge(packet, from, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination, outside);
+	if (result)
+		return result;
+	if (to) {
+		result = pilus_judge(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+		return result ? result : pilus_deliver(skb, packet, to);
+	}
+	if (packet->path == PILUS_PATH_HOST)
+		return PILUS_ACT_OK;
 	if (!range)
-		return known ? -PILUS_DROP_UNROUTABLE : -PILUS_DROP_OUTSIDE;
+		return outside ? -PILUS_DROP_OUTSIDE : -PILUS_DROP_UNROUTABLE;
 	if (range->flags & PILUS_IPCACHE_LOCAL)
 		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
 	if (!(now->flags & PILUS_SETTING_TUNNEL) || range->tunnel_family != PILUS_FAMILY_IPV4)
@@ -96,15 +111,16 @@ PILUS_TAIL(PILUS_CALL_POD_FROM_IPV4, pod_from_ipv4)
 	struct pilus_packet *packet = pilus_scratch();
 	u32 zero = 0;
 	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_endpoint *from = NULL;
 	int result;
 
 	if (!packet || !now)
 		return PILUS_ACT_SHOT;
 	result = pilus_parse_ipv4(skb, packet);
 	if (!result)
-		result = pilus_sender(skb, packet);
-	if (!result)
-		result = pilus_route(skb, packet, now);
+		result = pilus_sender(skb, packet, &from);
+	if (!result && from)
+		result = pilus_send(skb, packet, now, from);
 	return pilus_exit(skb, packet, result);
 }
 
@@ -113,6 +129,7 @@ PILUS_TAIL(PILUS_CALL_POD_FROM_IPV6, pod_from_ipv6)
 	struct pilus_packet *packet = pilus_scratch();
 	u32 zero = 0;
 	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_endpoint *from = NULL;
 	int result;
 
 	if (!packet || !now)
@@ -123,9 +140,9 @@ PILUS_TAIL(PILUS_CALL_POD_FROM_IPV6, pod_from_ipv6)
 		result = -PILUS_DROP_MISSED_TAIL_CALL;
 	}
 	if (!result)
-		result = pilus_sender(skb, packet);
-	if (!result)
-		result = pilus_route(skb, packet, now);
+		result = pilus_sender(skb, packet, &from);
+	if (!result && from)
+		result = pilus_send(skb, packet, now, from);
 	return pilus_exit(skb, packet, result);
 }
 

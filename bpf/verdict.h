@@ -79,7 +79,7 @@ pilus_always void pilus_report(struct __sk_buff *skb, const struct pilus_packet 
 	event->family = packet->family;
 	event->protocol = packet->protocol;
 	event->path = packet->path;
-	event->direction = 0;
+	event->direction = packet->direction;
 	event->tcp_flags = packet->tcp_flags;
 	event->icmp_type = packet->icmp_type;
 	event->icmp_code = packet->icmp_code;

@@ -1,0 +1,269 @@
+"""Links, addresses, routes and filters of this node and its pods: everything that goes through rtnetlink.
+
+In: names, numbers, addresses. Out: what was made, or LinkError. Every call is idempotent, deletes of the absent are no error,
+and every call blocks: it runs in the driver's thread. A link is ours if its name begins with `plx` or `pilus_` and, for a
+pod's, if its alias says for which container it was made.
+"""
+
+import ctypes
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from pilus_agent.facts import Address, Network
+from pilus_api.errors import PilusError
+
+ROUTER_LINK: Final = "pilus_host"
+ROUTER_PEER: Final = "pilus_net"
+TUNNEL_LINK: Final = "pilus_vxlan"
+POD_LINKS: Final = "plx"
+ALIAS: Final = "pilus:"
+
+_CLONE_NEWNET = 0x40000000
+_INGRESS, _EGRESS = "ffff:fff2", "ffff:fff3"
+_NO_DAD = 0x02
+_PERMANENT = 0x80
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LinkError(PilusError):
+    """A link could not be made as wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodLink:
+    """The host's side of a pod's veth."""
+
+    name: str
+    ifindex: int
+    mac: str
+    container: str  # container/interface, as its alias says
+
+
+def _family(address: Address | Network) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def write_sysctl(link: str, names: dict[str, str], family: str) -> None:
+    for name, value in names.items():
+        with suppress(FileNotFoundError):  # a kernel without IPv6
+            Path(f"/proc/sys/net/{family}/conf/{link}/{name}").write_text(value)
+
+
+def harden(link: str) -> None:
+    """The host's stack forwards nothing from or to this link, believes no advertisement on it, answers for nobody."""
+    write_sysctl(link, {"forwarding": "0", "rp_filter": "0", "proxy_arp": "0", "accept_redirects": "0", "send_redirects": "0"}, "ipv4")
+    write_sysctl(link, {"forwarding": "0", "accept_ra": "0", "accept_redirects": "0", "addr_gen_mode": "1", "accept_dad": "0"}, "ipv6")
+
+
+class Netlink:
+    """One rtnetlink socket in this node's network namespace. Not thread-safe: its thread is the driver's."""
+
+    def __init__(self) -> None:
+        self._ip = IPRoute()
+
+    def close(self) -> None:
+        self._ip.close()
+
+    # -- looking ---------------------------------------------------------------------------------------------------------
+
+    def index(self, name: str) -> int:
+        """0 if there is none."""
+        found = self._ip.link_lookup(ifname=name)
+        return int(found[0]) if found else 0
+
+    def mac(self, ifindex: int) -> str:
+        return str(self._ip.link("get", index=ifindex)[0].get("IFLA_ADDRESS"))
+
+    def mtu(self, ifindex: int) -> int:
+        return int(self._ip.link("get", index=ifindex)[0].get("IFLA_MTU"))
+
+    def pod_links(self) -> list[PodLink]:
+        """Every pod's link that is ours."""
+        found = []
+        for link in self._ip.get_links():
+            name, alias = str(link.get("IFLA_IFNAME")), str(link.get("IFLA_IFALIAS") or "")
+            if name.startswith(POD_LINKS) and alias.startswith(ALIAS):
+                found.append(PodLink(name, int(link["index"]), str(link.get("IFLA_ADDRESS")), alias.removeprefix(ALIAS)))
+        return found
+
+    def uplink_of(self, address: Address) -> int:
+        """The link that has one of this node's own addresses. Raises LinkError if none has."""
+        for found in self._ip.get_addr(family=_family(address)):
+            if found.get("IFA_ADDRESS") == str(address) or found.get("IFA_LOCAL") == str(address):
+                return int(found["index"])
+        raise LinkError(f"no link of this node has the address {address}: does the CiliumNode name another machine's?")
+
+    # -- the node's own links --------------------------------------------------------------------------------------------
+
+    def ensure_router(self, addresses: Iterable[Address], mtu: int) -> int:
+        """The permanent link that holds the node's addresses out of its pod ranges. Returns its index."""
+        index = self.index(ROUTER_LINK)
+        if not index:
+            self._ip.link("add", ifname=ROUTER_LINK, kind="veth", mtu=mtu, peer={"ifname": ROUTER_PEER, "mtu": mtu})
+            index = self.index(ROUTER_LINK)
+        for name in (ROUTER_LINK, ROUTER_PEER):
+            harden(name)
+            self._ip.link("set", index=self.index(name), state="up", arp=False)
+        self._addresses(index, set(addresses))
+        return index
+
+    def _addresses(self, index: int, wanted: set[Address]) -> None:
+        held = {
+            str(found.get("IFA_ADDRESS")): int(found["prefixlen"])
+            for found in self._ip.get_addr(index=index)
+            if found["scope"] != 253  # link-local: the kernel's own
+        }
+        for text, length in held.items():
+            if text not in {str(address) for address in wanted}:
+                self._ip.addr("del", index=index, address=text, prefixlen=length)
+        for address in wanted:
+            if str(address) not in held:
+                flags = {"flags": _NO_DAD} if address.version == 6 else {}
+                self._ip.addr("add", index=index, address=str(address), prefixlen=address.max_prefixlen, **flags)
+
+    def ensure_tunnel(self, port: int, mtu: int) -> int:
+        """The tunnel link; its number and its far end come with each packet. Returns its index."""
+        index = self.index(TUNNEL_LINK)
+        if index:
+            held = self._ip.link("get", index=index)[0]
+            if held.get(("linkinfo", "data", "vxlan_port")) not in (port, None):
+                self._ip.link("del", index=index)
+                index = 0
+        if not index:
+            self._ip.link("add", ifname=TUNNEL_LINK, kind="vxlan", mtu=mtu, vxlan_collect_metadata=True, vxlan_port=port,
+                          vxlan_learning=False)  # fmt: skip
+            index = self.index(TUNNEL_LINK)
+        harden(TUNNEL_LINK)
+        self._ip.link("set", index=index, state="up", arp=False, mtu=mtu)
+        return index
+
+    def ensure_routes(self, index: int, ranges: Iterable[Network], source: dict[int, Address]) -> None:
+        """Exactly these ranges are behind the link; `source` by IP version is what this host itself sends from."""
+        wanted = {str(network): network for network in ranges}
+        for version in (4, 6):
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            for route in self._ip.get_routes(family=family, oif=index, table=254):
+                text = f"{route.get('RTA_DST')}/{route['dst_len']}"
+                if route.get("RTA_DST") and route["proto"] == 4 and text not in wanted:
+                    self._ip.route("del", dst=text, oif=index, family=family)
+        for text, network in wanted.items():
+            more = {"prefsrc": str(source[network.version])} if network.version in source else {}
+            self._ip.route("replace", dst=text, oif=index, family=_family(network), **more)
+
+    # -- pods ------------------------------------------------------------------------------------------------------------
+
+    def create_pod_link(self, name: str, container: str, netns: int, inside: str, macs: tuple[str, str], mtu: int) -> int:
+        """A veth whose other end is born in the pod's namespace (moving it later costs 18 ms). `macs`: host's, pod's. The host's
+        side stays down. Returns its index; raises LinkError."""
+        try:
+            self._ip.link("add", ifname=name, kind="veth", mtu=mtu, address=macs[0],
+                          peer={"ifname": inside, "net_ns_fd": netns, "address": macs[1], "mtu": mtu})  # fmt: skip
+        except NetlinkError as error:
+            raise LinkError(f"can't make the link {name} with {inside} in the pod: {error.args[-1]}") from error
+        index = self.index(name)
+        self._ip.link("set", index=index, ifalias=ALIAS + container)
+        harden(name)
+        return index
+
+    def configure_pod(self, netns: int, inside: str, addresses: Iterable[Address], routers: dict[int, Address]) -> None:
+        """Inside the pod: addresses, the gateway of each family, link and loopback up."""
+        with _within(netns) as ip:
+            index = int(ip.link_lookup(ifname=inside)[0])
+            ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
+            ip.link("set", index=index, state="up")
+            for address in addresses:
+                router = routers[address.version]
+                flags = {"flags": _NO_DAD} if address.version == 6 else {}
+                with suppress_existing():
+                    ip.addr("add", index=index, address=str(address), prefixlen=address.max_prefixlen, **flags)
+                scope = {"scope": "link"} if address.version == 4 else {}
+                ip.route("replace", dst=f"{router}/{router.max_prefixlen}", oif=index, family=_family(router), **scope)
+                default = "0.0.0.0/0" if address.version == 4 else "::/0"
+                ip.route("replace", dst=default, gateway=str(router), oif=index, family=_family(router))
+
+    def connect_pod(self, ifindex: int, mac: str, addresses: Iterable[Address], routers: dict[int, Address]) -> None:
+        """The host's side: up, with a route and a permanent neighbour entry for each address (a resolved one would age)."""
+        self._ip.link("set", index=ifindex, state="up")
+        for address in addresses:
+            family = _family(address)
+            self._ip.neigh("replace", dst=str(address), lladdr=mac, ifindex=ifindex, family=family, state=_PERMANENT)
+            source = {"prefsrc": str(routers[address.version])} if address.version in routers else {}
+            scope = {"scope": "link"} if address.version == 4 else {}
+            self._ip.route("replace", dst=f"{address}/{address.max_prefixlen}", oif=ifindex, family=family, **scope, **source)
+
+    def delete(self, name: str) -> bool:
+        """Whether it was there."""
+        index = self.index(name)
+        if index:
+            with suppress(NetlinkError):  # gone meanwhile, with the pod's namespace
+                self._ip.link("del", index=index)
+        return bool(index)
+
+    def set_down(self, name: str) -> None:
+        index = self.index(name)
+        if index:
+            self._ip.link("set", index=index, state="down")
+
+    # -- filters ---------------------------------------------------------------------------------------------------------
+
+    def attach(self, ifindex: int, ingress: tuple[str, int], egress: tuple[str, int]) -> None:
+        """Both programs, each a name and a descriptor, on clsact, in place of what was there under our handle."""
+        with suppress_existing():
+            self._ip.tc("add", "clsact", ifindex)
+        for parent, (name, fd) in ((_INGRESS, ingress), (_EGRESS, egress)):
+            self._ip.tc("replace-filter", "bpf", ifindex, parent=parent, fd=fd, name=name, direct_action=True, prio=1, handle=1)
+
+    def attached(self, ifindex: int) -> dict[str, int]:
+        """The programs' ids by where they are: {"ingress": id, "egress": id}; only what is there."""
+        found = {}
+        for side, parent in (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3)):
+            try:
+                filters = self._ip.get_filters(index=ifindex, parent=parent)
+            except NetlinkError:
+                continue
+            for one in filters:
+                options: Any = one.get("TCA_OPTIONS")
+                number = options.get("TCA_BPF_ID") if options else None
+                if number:
+                    found[side] = int(number)
+        return found
+
+
+@contextmanager
+def suppress_existing() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != 17:
+            raise
+
+
+@contextmanager
+def _within(netns: int) -> Iterator[IPRoute]:
+    """A socket in another network namespace. A socket keeps the namespace it was made in, so the thread leaves at once."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(netns)
+        try:
+            ip = IPRoute()
+        finally:
+            _setns(own)
+    finally:
+        os.close(own)
+    try:
+        yield ip
+    finally:
+        ip.close()
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET):
+        raise LinkError(f"can't enter the pod's network namespace: {os.strerror(ctypes.get_errno())}")
