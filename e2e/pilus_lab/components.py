@@ -118,6 +118,7 @@ oom_score = 0
 [plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = ["/opt/cni/bin"]
   conf_dir = "/etc/cni/net.d"
+  use_internal_loopback = true
 """
     )
     program = built("containerd")

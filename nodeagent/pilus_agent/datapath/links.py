@@ -221,8 +221,8 @@ class Netlink:
         for parent, (name, fd) in ((_INGRESS, ingress), (_EGRESS, egress)):
             self._ip.tc("replace-filter", "bpf", ifindex, parent=parent, fd=fd, name=name, direct_action=True, prio=1, handle=1)
 
-    def attached(self, ifindex: int) -> dict[str, int]:
-        """The programs' ids by where they are: {"ingress": id, "egress": id}; only what is there."""
+    def attached(self, ifindex: int) -> dict[str, str]:
+        """The filters' names by where they are: {"ingress": name, "egress": name}; only what is there under our handle."""
         found = {}
         for side, parent in (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3)):
             try:
@@ -231,9 +231,9 @@ class Netlink:
                 continue
             for one in filters:
                 options: Any = one.get("TCA_OPTIONS")
-                number = options.get("TCA_BPF_ID") if options else None
-                if number:
-                    found[side] = int(number)
+                name = options.get("TCA_BPF_NAME") if options else None
+                if name:
+                    found[side] = str(name)
         return found
 
 

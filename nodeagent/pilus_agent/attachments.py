@@ -1,0 +1,76 @@
+"""What CNI ADD made, kept on disk beside the agent, so that a new agent knows what the old one made.
+
+The folder lies under /run: it goes with the links when the machine restarts. A file that can't be read is said and left out.
+"""
+
+import json
+from dataclasses import asdict
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from pilus_agent.facts import Attachment
+
+_log = structlog.get_logger(__name__)
+_LAST_NUMBER = 65535
+
+
+def key_of(attachment: Attachment) -> str:
+    return f"{attachment.container}/{attachment.interface}"
+
+
+class AttachmentFiles:
+    """One file each, named by the endpoint's number, written whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def read(self) -> dict[str, Attachment]:
+        found: dict[str, Attachment] = {}
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                held: dict[str, Any] = json.loads(path.read_text())
+                addresses = tuple(ip_address(text) for text in held.pop("addresses"))
+                attachment = Attachment(**held, addresses=addresses)
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                _log.warning("an endpoint's file can't be read, left out", path=str(path), error=repr(error))
+                continue
+            found[key_of(attachment)] = attachment
+        return found
+
+    def write(self, attachment: Attachment) -> None:
+        held = asdict(attachment) | {"addresses": [str(address) for address in attachment.addresses]}
+        path = self._folder / f"{attachment.number}.json"
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(held))
+        scratch.replace(path)
+
+    def remove(self, attachment: Attachment) -> None:
+        (self._folder / f"{attachment.number}.json").unlink(missing_ok=True)
+
+
+class Numbers:
+    """Endpoint numbers, 1 to 65535, in turn: one that was given back is not given out again soon."""
+
+    def __init__(self) -> None:
+        self._held: set[int] = set()
+        self._last = 0
+
+    def hold(self, number: int) -> None:
+        self._held.add(number)
+        self._last = max(self._last, number)
+
+    def take(self) -> int:
+        for step in range(1, _LAST_NUMBER + 1):
+            number = (self._last + step - 1) % _LAST_NUMBER + 1
+            if number not in self._held:
+                self._held.add(number)
+                self._last = number
+                return number
+        raise RuntimeError("65,535 endpoints on one node")
+
+    def give_back(self, number: int) -> None:
+        self._held.discard(number)

@@ -1,0 +1,60 @@
+"""The kernel's tables, and every blocking call on them, in one thread of their own.
+
+In: rows as bytes. Out: what was written, or why not. Nothing else in the agent touches a map.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from pilus_agent.datapath.links import Netlink
+from pilus_maps import Datapath
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_BATCH = 4096
+
+
+class Kernel:
+    """Use `call` for anything that blocks: it runs in the one thread, in order."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        self.datapath = datapath
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="datapath")
+        self._netlink: Netlink | None = None
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    def netlink(self) -> Netlink:
+        """Only inside `call`: a socket belongs to the thread that made it."""
+        if self._netlink is None:
+            self._netlink = Netlink()
+        return self._netlink
+
+    async def close(self) -> None:
+        def end() -> None:
+            if self._netlink is not None:
+                self._netlink.close()
+            self.datapath.close()
+
+        await self.call(end)
+        self._thread.shutdown()
+
+    # -- tables; inside `call` -------------------------------------------------------------------------------------------
+
+    def read(self, table: str) -> dict[bytes, bytes]:
+        return self.datapath.map(table).items_raw()
+
+    def write(self, table: str, rows: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Write all. Raises KernelError; what was written before it is found by `read`."""
+        keys = list(rows)
+        held = self.datapath.map(table)
+        for start in range(0, len(keys), _BATCH):
+            held.update_raw({key: rows[key] for key in keys[start : start + _BATCH]})
+        return dict(rows)
+
+    def remove(self, table: str, keys: Iterable[bytes]) -> None:
+        self.datapath.map(table).delete_raw(keys)

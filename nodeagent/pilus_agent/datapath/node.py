@@ -1,0 +1,77 @@
+"""This node's own links as wanted, and every filter in its place.
+
+In: a plan. Out: what is there now (indices, MTU). Blocks: call it in the driver's thread. Idempotent, and asked again every
+second: a link or filter that somebody took away is back by then, and meanwhile the host's stack forwards nothing for pods.
+"""
+
+from dataclasses import dataclass
+
+from pilus_agent.datapath.links import TUNNEL_LINK, Netlink, PodLink
+from pilus_agent.facts import Address, Network
+from pilus_maps import Datapath
+
+# VXLAN over IPv4: outer Ethernet is not counted, IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14. Over IPv6 20 more.
+_OVERHEAD = {4: 50, 6: 70}
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """`underlay` is this node's address that other nodes reach."""
+
+    underlay: Address
+    routers: tuple[Address, ...]
+    remote: tuple[Network, ...]
+    tunnel: bool
+    tunnel_port: int
+    mtu: int  # 0: that of the uplink
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLinks:
+    uplink_ifindex: int
+    router_ifindex: int
+    tunnel_ifindex: int
+    pod_mtu: int
+
+
+def ensure_node(netlink: Netlink, datapath: Datapath, plan: NodePlan) -> NodeLinks:
+    """Raises LinkError, and NetlinkError where the kernel refuses."""
+    uplink = netlink.uplink_of(plan.underlay)
+    mtu = plan.mtu or netlink.mtu(uplink)
+    if plan.tunnel:
+        mtu -= _OVERHEAD[plan.underlay.version]
+    router = netlink.ensure_router(plan.routers, mtu)
+    tunnel = 0
+    if plan.tunnel:
+        tunnel = netlink.ensure_tunnel(plan.tunnel_port, mtu)
+        attach(netlink, datapath, tunnel, "overlay")
+        netlink.ensure_routes(tunnel, plan.remote, {address.version: address for address in plan.routers})
+    return NodeLinks(uplink, router, tunnel, mtu)
+
+
+def attach(netlink: Netlink, datapath: Datapath, ifindex: int, place: str) -> bool:
+    """`pod` or `overlay`: both of its programs, where they are not yet. Whether something had to be done.
+
+    A filter bears the program's name and the load's hash: so a filter of an older load is known without asking the kernel for
+    the program behind it.
+    """
+    ingress, egress = datapath.program(f"{place}_from"), datapath.program(f"{place}_to")
+    wanted = {"ingress": f"{ingress.name}-{datapath.hash}", "egress": f"{egress.name}-{datapath.hash}"}
+    if netlink.attached(ifindex) == wanted:
+        return False
+    netlink.attach(ifindex, (wanted["ingress"], ingress.fd), (wanted["egress"], egress.fd))
+    return True
+
+
+def audit(netlink: Netlink, datapath: Datapath) -> list[str]:
+    """Every pod's link and the tunnel: which had lost a filter, or had one of an older load."""
+    repaired = [link.name for link in netlink.pod_links() if attach(netlink, datapath, link.ifindex, "pod")]
+    tunnel = netlink.index(TUNNEL_LINK)
+    if tunnel and attach(netlink, datapath, tunnel, "overlay"):
+        repaired.append(TUNNEL_LINK)
+    return repaired
+
+
+def strangers(links: list[PodLink], containers: set[str]) -> list[PodLink]:
+    """Links of ours whose pod nobody knows any more."""
+    return [link for link in links if link.container not in containers]

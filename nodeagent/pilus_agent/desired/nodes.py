@@ -1,0 +1,90 @@
+"""What every node's CiliumNode means for the kernel: pod ranges, nodes' addresses, routes. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pilus_agent.desired.addresses import family, host_prefix, prefix, raw
+from pilus_agent.facts import Address, Network, Node
+from pilus_api.identities import HOST, REMOTE_NODE
+
+# enum pilus_ipcache_flag
+POD, NODE, ROUTER, LOCAL = 1, 2, 4, 8
+
+Record = dict[str, object]
+Row = tuple[Record, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Two nodes claim addresses of each other: the later by name is not believed."""
+
+    network: Network
+    node: str
+    holder: str
+
+
+def tunnel_of(node: Node) -> Address | None:
+    """Where a tunnel packet for this node goes: its IPv4 address on the underlay, else its IPv6."""
+    ordered = sorted(node.addresses, key=lambda address: address.version)
+    return ordered[0] if ordered else None
+
+
+def _tunnel(node: Node, own: str) -> Record:
+    address = None if node.name == own else tunnel_of(node)
+    return {"tunnel_family": family(address), "tunnel": raw(address)} if address else {}
+
+
+def believed_ranges(nodes: Mapping[str, Node], own: str) -> tuple[dict[Network, str], list[Overlap]]:
+    """Each range with its node, and what is refused. Our own come first, then the lowest name: the same on each call."""
+    held: dict[Network, str] = {}
+    refused: list[Overlap] = []
+    for name in sorted(nodes, key=lambda name: (name != own, name)):
+        for network in nodes[name].ranges:
+            other = next((held[one] for one in held if one.version == network.version and one.overlaps(network)), None)
+            if other is None:
+                held[network] = name
+            elif other != name:
+                refused.append(Overlap(network, name, other))
+    return held, refused
+
+
+def pod_range_rows(ranges: Mapping[Network, str], nodes: Mapping[str, Node], own: str) -> Iterator[Row]:
+    """pod_ranges: a range -> the node it is on. A node whose address is unknown has no row: its packets drop."""
+    for network, name in ranges.items():
+        if name != own and tunnel_of(nodes[name]) is None:
+            continue
+        flags = LOCAL if name == own else 0
+        yield prefix(network), {"flags": flags, **_tunnel(nodes[name], own)}
+
+
+class RangeIndex:
+    """Which node an address belongs to, in one lookup for each length of range that occurs."""
+
+    def __init__(self, ranges: Mapping[Network, str]) -> None:
+        self._held: dict[tuple[int, int], dict[int, str]] = {}
+        for network, name in ranges.items():
+            shift = network.max_prefixlen - network.prefixlen
+            self._held.setdefault((network.version, shift), {})[int(network.network_address) >> shift] = name
+
+    def holder(self, address: Address) -> str | None:
+        number = int(address)
+        for (version, shift), names in self._held.items():
+            if version == address.version and (name := names.get(number >> shift)) is not None:
+                return name
+        return None
+
+
+def address_rows(node: Node, own: str, ranges: RangeIndex) -> Iterator[Row]:
+    """ipcache: a node's own addresses, and its routers' where they lie in a range of its own."""
+    local = node.name == own
+    identity = HOST if local else REMOTE_NODE
+    mark = LOCAL if local else 0
+    for address in node.addresses:
+        yield host_prefix(address), {"identity": identity, "flags": NODE | mark}
+    for address in node.routers:
+        if ranges.holder(address) == node.name:
+            yield host_prefix(address), {"identity": identity, "flags": ROUTER | mark, **_tunnel(node, own)}
+
+
+def remote_ranges(ranges: Mapping[Network, str], own: str) -> Iterable[Network]:
+    return [network for network, name in ranges.items() if name != own]

@@ -1,0 +1,191 @@
+"""Port tables: a class's answers by protocol and port, deny already resolved.
+
+In: what the rules of one class say of ports. Out: rows for a longest-prefix lookup, the fewest that give the same answers,
+named by their content. Two classes whose rules amount to the same share the table. Never: peers, names of ports.
+"""
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, DEFAULT_DENY, HOST_LET_IN, Answer, Decision, Precedence
+
+# Key lengths of struct pilus_verdict_key: the table's number, then protocol and padding, then the port.
+ANY_PROTOCOL: Final = 32
+ANY_PORT: Final = 48
+ONE_PORT: Final = 64
+PORTS: Final = 65536
+
+_ROW = struct.Struct(">BBHBII")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Ports `low` to `high` of `protocol`; 0 is every protocol, and then every port."""
+
+    protocol: int
+    low: int
+    high: int
+
+
+EVERY_PORT: Final = Span(0, 0, PORTS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one rule says: the spans it means, and whether it denies them."""
+
+    rule: int
+    deny: bool
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PortRow:
+    """A row of `verdicts`: `length` as in struct pilus_verdict_key, and its value."""
+
+    length: int
+    protocol: int
+    port: int
+    answer: Answer
+
+    def matches(self, protocol: int, port: int) -> bool:
+        if self.length == ANY_PROTOCOL:
+            return True
+        return protocol == self.protocol and (port ^ self.port) >> (ONE_PORT - self.length) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class PortTable:
+    """Rows sorted by protocol, port and length; `name` is the hash of them."""
+
+    name: bytes
+    rows: tuple[PortRow, ...]
+
+    def answer(self, protocol: int, port: int) -> Answer:
+        """By the longest matching row, as the kernel does it; no row is the default deny."""
+        found = max((row for row in self.rows if row.matches(protocol, port)), key=lambda row: row.length, default=None)
+        return DEFAULT_DENY if found is None else found.answer
+
+
+def port_table(rows: Iterable[PortRow]) -> PortTable:
+    """The table of these rows, in any order: also of rows read back from the kernel, to recognise it."""
+    ordered = tuple(sorted(rows, key=lambda row: (row.protocol, row.port, row.length)))
+    content = b"".join(
+        _ROW.pack(row.length, row.protocol, row.port, row.answer.decision, row.answer.precedence, row.answer.rule)
+        for row in ordered
+    )
+    return PortTable(blake2b(content, digest_size=16).digest(), ordered)
+
+
+HOST_TABLE: Final = port_table([PortRow(ANY_PROTOCOL, 0, 0, HOST_LET_IN)])
+
+
+# While a table is built an answer is one number, precedence above rule, so that it is compared and hashed at no cost.
+_NO_RULE: Final = 0
+
+
+def _code(grant: Grant) -> int:
+    return (Precedence.DENY if grant.deny else Precedence.ALLOW) << 32 | grant.rule
+
+
+def build(grants: Iterable[Grant], default_deny: bool) -> PortTable:
+    """The table of a class to which these rules apply. Among equals the rule with the lowest number answers."""
+    by_protocol: dict[int, list[tuple[int, int, int]]] = {}
+    everywhere: list[int] = []
+    for grant in sorted(grants, key=lambda grant: (not grant.deny, grant.rule)):
+        code = _code(grant)
+        for span in grant.spans:
+            if span.protocol == 0:
+                everywhere.append(code)
+                for painted in by_protocol.values():
+                    painted.append((0, PORTS, code))
+            else:
+                painted = by_protocol.setdefault(span.protocol, [(0, PORTS, earlier) for earlier in everywhere])
+                painted.append((span.low, span.high + 1, code))
+
+    base = everywhere[0] if everywhere else _NO_RULE
+    default = DEFAULT_DENY if default_deny else DEFAULT_ALLOW
+    rows = []
+    if (answer := _answer(base, default)) != DEFAULT_DENY:
+        rows.append(PortRow(ANY_PROTOCOL, 0, 0, answer))
+    for protocol, spans in by_protocol.items():
+        for port, bits, code in _shortest(_painted(spans), base):
+            rows.append(PortRow(ANY_PORT + bits, protocol, port, _answer(code, default)))
+    return port_table(rows)
+
+
+def _answer(code: int, default: Answer) -> Answer:
+    precedence, rule = Precedence(code >> 32), code & 0xFFFF_FFFF
+    if precedence is Precedence.NONE:
+        return default
+    return Answer(Decision.DENY if precedence is Precedence.DENY else Decision.ALLOW, precedence, rule)
+
+
+def _painted(spans: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Spans, the one that holds first, to (first port, code) of the stretches they make together; each runs to the next."""
+    cuts = sorted({0, PORTS, *(low for low, _, _ in spans), *(end for _, end, _ in spans)})
+    place = {cut: index for index, cut in enumerate(cuts)}
+    codes = [_NO_RULE] * (len(cuts) - 1)
+    following = list(range(len(cuts)))  # the first stretch from here on that nobody painted, with short cuts
+
+    def unpainted(index: int) -> int:
+        while following[index] != index:
+            following[index] = following[following[index]]
+            index = following[index]
+        return index
+
+    for low, end, code in spans:
+        index = unpainted(place[low])
+        while index < place[end]:
+            codes[index] = code
+            following[index] = index + 1
+            index = unpainted(index)
+
+    stretches: list[tuple[int, int]] = []
+    for start, code in zip(cuts, codes, strict=False):
+        if not stretches or stretches[-1][1] != code:
+            stretches.append((start, code))
+    return stretches
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A prefix of ports, and the answers of which any could stand on it at the least cost below."""
+
+    port: int
+    bits: int
+    fitting: frozenset[int]
+    halves: tuple["_Node", "_Node"] | None
+
+
+def _shortest(stretches: list[tuple[int, int]], inherited: int) -> Iterator[tuple[int, int, int]]:
+    """The fewest (port, bits, code) by which the longest prefix answers as the stretches do, given what no row inherits.
+
+    Optimal routing table construction (Draves et al., 1999): upwards what both halves could share, downwards only what differs.
+    """
+
+    starts = [start for start, _ in stretches]
+
+    def node(port: int, bits: int, first: int, last: int) -> _Node:
+        if first == last:
+            return _Node(port, bits, frozenset((stretches[first][1],)), None)
+        middle = port + (PORTS >> (bits + 1))
+        cut = bisect_left(starts, middle, first, last + 1)
+        low = node(port, bits + 1, first, cut - 1)
+        # A stretch that began in the lower half reaches into the upper one.
+        begins = cut <= last and starts[cut] == middle
+        high = node(middle, bits + 1, cut if begins else cut - 1, last)
+        return _Node(port, bits, low.fitting & high.fitting or low.fitting | high.fitting, (low, high))
+
+    def rows(at: _Node, above: int) -> Iterator[tuple[int, int, int]]:
+        here = above if above in at.fitting else min(at.fitting)
+        if here != above:
+            yield at.port, at.bits, here
+        for half in at.halves or ():
+            yield from rows(half, here)
+
+    yield from rows(node(0, 0, 0, len(stretches) - 1), inherited)

@@ -1,0 +1,170 @@
+"""`pilus-agent`: the process. Reads its settings, loads the datapath, wires sources to it, serves, and ends when told to.
+
+Ending detaches nothing and empties nothing: what runs goes on without an agent.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import structlog
+
+import pilus_maps
+from pilus_agent import cni_install
+from pilus_agent.attachments import AttachmentFiles
+from pilus_agent.datapath.kernel import Kernel
+from pilus_agent.datapath.programs import ensure_loaded
+from pilus_agent.endpoints import Endpoints
+from pilus_agent.facts import Address
+from pilus_agent.ipam import Allocator
+from pilus_agent.objects import cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
+from pilus_agent.publish import Publisher
+from pilus_agent.server import Server
+from pilus_agent.sources import kubernetes
+from pilus_agent.sources.cni import CniSource
+from pilus_agent.views import Views
+from pilus_agent.wiring import Wiring
+from pilus_api import settings as settings_of
+from pilus_api.connection import ApiError, Connection
+from pilus_api.errors import PilusError
+from pilus_api.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+RUNTIME = Path("/run/pilus")
+PINS = Path("/sys/fs/bpf/pilus")
+STATE = Path("/var/lib/pilus")
+_RETRY_SECONDS = 1.0
+
+
+class Agent:
+    """One node's agent."""
+
+    def __init__(self, node: str, settings: Settings, connection: Connection, kernel: Kernel) -> None:
+        self._node = node
+        self._connection = connection
+        self._kernel = kernel
+        self.started = time.monotonic()
+        self.version = version("pilus")
+        self.wiring = Wiring(node, settings, kernel)
+        self._publisher = Publisher(connection)
+        self._endpoints = Endpoints(kernel, AttachmentFiles(RUNTIME / "endpoints"), Allocator())
+        self._cni = CniSource(self.wiring, self._endpoints, STATE / "cni-queue")
+        self._views = Views(self.wiring, self.version, self.started)
+        self._server = Server(RUNTIME / "agent.sock", self._cni.answer, self._views.answer)
+        self._published: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        uid, addresses = await self._self()
+        await self._server.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._publisher.run(), name="publish")
+                self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, ()))
+                tasks.create_task(kubernetes.follow_all(self._connection, self._node, self.wiring), name="sources")
+                tasks.create_task(self.wiring.run(), name="wiring")
+                tasks.create_task(self._serve(uid, addresses), name="serve")
+        finally:
+            await self._server.close()
+
+    async def _self(self) -> tuple[str, tuple[Address, ...]]:
+        """This node's Node object: its uid and addresses. Waits for it."""
+        said = False
+        while True:
+            try:
+                raw = await self._connection.get(f"/api/v1/nodes/{self._node}")
+                entries = (raw.get("status") or {}).get("addresses") or []
+                found = (kubernetes.address_of(entry.get("address")) for entry in entries if entry.get("type") == "InternalIP")
+                addresses = tuple(address for address in found if address is not None)
+                if addresses:
+                    return str(raw["metadata"]["uid"]), addresses
+                problem = f"node {self._node} has no InternalIP yet"
+            except ApiError as error:
+                problem = str(error)
+            if not said:
+                said = True
+                _log.warning("this node's object can't be read yet, trying again", error=problem)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _serve(self, uid: str, addresses: tuple[Address, ...]) -> None:
+        """Once everything has been told: what was before us, then the CNI configuration, then what changes."""
+        await self.wiring.until(lambda: self.wiring.in_sync, float("inf"))
+        own = self.wiring.own
+        while own is None or not own.ranges:
+            await self.wiring.until(lambda: bool(self.wiring.own and self.wiring.own.ranges), 3600)
+            own = self.wiring.own
+        for network in own.ranges:
+            self._endpoints.allocator.add(network)
+        await self._endpoints.restore()
+        for key, attachment in self._endpoints.attachments.items():
+            self.wiring.put("attachments", key, attachment)
+        await self.wiring.until(lambda: self.wiring.ready, float("inf"))
+        await self._cni.drain()
+        self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, routers_of(own.ranges)))
+        others = cni_install.install(Path(pilus_maps.__file__).parent.parent / "pilus_cni" / cni_install.PLUGIN)
+        if others:
+            _log.warning("other CNI configurations come before ours in the runtime's folder", files=others)
+        _log.info("serving", node=self._node, ranges=[str(network) for network in own.ranges])
+        while True:
+            self._publish(uid, addresses)
+            before = self.wiring.realised
+            await self.wiring.until(lambda before=before: self.wiring.realised != before, 3600)  # type: ignore[misc]
+
+    def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
+        node = next(iter(addresses), None)
+        wanted = set()
+        for endpoint in self.wiring.endpoints.values():
+            attachment = endpoint.attachment
+            path = endpoint_path(attachment.namespace, attachment.pod)
+            wanted.add(path)
+            self._publisher.want(path, cilium_endpoint(endpoint, self.wiring.labels_of(attachment), node))
+        # A CiliumEndpoint goes with its pod: the pod owns it.
+        self._published = wanted
+        status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements())
+        self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
+
+
+async def _serve(node: str, settings: Settings, kubeconfig: Path | None) -> None:
+    config = {"PILUS_ENDPOINTS_SIZE": 4096}
+    datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", config)
+    kernel = Kernel(datapath)
+    connection = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with connection:
+            running = asyncio.create_task(Agent(node, settings, connection, kernel).run(), name="agent")
+            stopping = asyncio.create_task(stop.wait(), name="stop")
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not running.done():
+                running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+    finally:
+        await kernel.close()
+
+
+@click.command()
+@click.option("--node-name", required=True, help="the name of this node's Node object")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="how to reach the API server; without it as a pod does")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML of the ConfigMap's keys")
+def main(node_name: str, kubeconfig: Path | None, config_file: Path | None) -> None:
+    """The node agent: gives this node's pods their network, identity and policy."""
+    try:
+        settings = settings_of.load(config_file) if config_file else Settings()
+        level = logging.DEBUG if settings.debug else logging.INFO
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+        asyncio.run(_serve(node_name, settings, kubeconfig))
+    except PilusError as error:
+        click.echo(f"pilus-agent: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,65 @@
+"""What the agent says of itself in the API: objects as wanted, applied whole, again and again until they stand.
+
+In: objects by path. Out: server-side apply, at most one write per object and second; an object that did not change is not
+written. Never: reading back to decide anything.
+"""
+
+import asyncio
+
+import structlog
+
+from pilus_api.connection import APPLY_PATCH, ApiError, Connection, NotFound, Object
+
+_log = structlog.get_logger(__name__)
+_PARAMETERS = {"fieldManager": "pilus-agent", "force": "true"}
+
+
+class Publisher:
+    """`want` says what shall stand at a path, or that nothing shall; `run` makes it so."""
+
+    def __init__(self, connection: Connection, interval: float = 1.0) -> None:
+        self._connection = connection
+        self._interval = interval
+        self._wanted: dict[str, Object | None] = {}
+        self._written: dict[str, Object] = {}
+        self._changed = asyncio.Event()
+        self._failing: set[str] = set()
+
+    def want(self, path: str, body: Object | None) -> None:
+        if body is not None and self._written.get(path) == body and path not in self._wanted:
+            return
+        self._wanted[path] = body
+        self._changed.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for path, body in list(self._wanted.items()):
+                if await self._write(path, body) and self._wanted.get(path) is body:
+                    del self._wanted[path]
+            if self._wanted:
+                self._changed.set()
+            await asyncio.sleep(self._interval)
+
+    async def _write(self, path: str, body: Object | None) -> bool:
+        try:
+            if body is None:
+                try:
+                    await self._connection.delete(path)
+                except NotFound:
+                    pass
+                self._written.pop(path, None)
+            elif self._written.get(path) != body:
+                await self._connection.patch(path, body, params=_PARAMETERS, content=APPLY_PATCH)
+                self._written[path] = body
+        except ApiError as error:
+            if path not in self._failing:
+                self._failing.add(path)
+                _log.warning("can't write, trying again", path=path, error=str(error))
+            return False
+        if path in self._failing:
+            self._failing.discard(path)
+            _log.info("written after all", path=path)
+        return True

@@ -1,0 +1,211 @@
+"""CNI as a source: what the runtime asks becomes an attachment among the facts, and the answer waits for the kernel.
+
+In: the plugin's bytes. Out: the plugin's bytes. ADD is: put the fact, await the revision, answer. DEL always succeeds.
+"""
+
+import asyncio
+import time
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+
+import structlog
+
+from pilus_agent.endpoints import Endpoints, NotReadyError, PodNamespaceError
+from pilus_agent.facts import Address, Attachment, Pod
+from pilus_agent.ipam import ExhaustedError
+from pilus_agent.objects import routers_of
+from pilus_agent.sources.cni_request import (
+    CniError,
+    Code,
+    Interface,
+    Ip,
+    Request,
+    Route,
+    answer_add,
+    answer_empty,
+    answer_error,
+    parse,
+    version_of,
+)
+from pilus_agent.wiring import Wiring
+from pilus_api.errors import PilusError
+
+_log = structlog.get_logger(__name__)
+
+# How long ADD waits for the pod's object, for its identity, and for the kernel.
+_POD_SECONDS = 5.0
+_IDENTITY_SECONDS = 5.0
+_KERNEL_SECONDS = 10.0
+
+
+class CniSource:
+    """One runtime's requests, one at a time for each attachment."""
+
+    def __init__(self, wiring: Wiring, endpoints: Endpoints, queue: Path) -> None:
+        self._wiring = wiring
+        self._endpoints = endpoints
+        self._queue = queue
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def answer(self, raw: bytes) -> bytes:
+        """Never raises."""
+        try:
+            request = parse(raw)
+            return await self._serve(request)
+        except CniError as error:
+            return answer_error(error, version_of(raw))
+        except NotReadyError as error:
+            return answer_error(CniError(Code.TRY_AGAIN_LATER, "try again later", str(error)), version_of(raw))
+        except ExhaustedError as error:
+            return answer_error(CniError(Code.TRY_AGAIN_LATER, "no free pod address", str(error)), version_of(raw))
+        except PodNamespaceError as error:
+            return answer_error(CniError(Code.UNKNOWN_CONTAINER, "the pod's namespace is gone", str(error)), version_of(raw))
+        except PilusError as error:
+            _log.warning("a pod's network could not be made", error=str(error))
+            return answer_error(CniError(Code.IO_FAILURE, "can't make the pod's network", str(error)), version_of(raw))
+        except Exception as error:  # the guard of an eternal server: the runtime gets an answer, the log the trace
+            _log.exception("a CNI request failed")
+            return answer_error(CniError(Code.IO_FAILURE, "the agent failed", repr(error)), version_of(raw))
+
+    async def _serve(self, request: Request) -> bytes:
+        match request.command:
+            case "STATUS":
+                self._require_ready(Code.NOT_AVAILABLE)
+                return answer_empty()
+            case "GC":
+                return await self._collect(request)
+            case "ADD":
+                async with self._lock(request.key):
+                    return await self._add(request)
+            case "DEL":
+                async with self._lock(request.key):
+                    await self.delete(request.key)
+                self._locks.pop(request.key, None)
+                return answer_empty()
+            case _:
+                return await self._check(request)
+
+    def _lock(self, key: str) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    def _require_ready(self, code: Code) -> None:
+        if not self._wiring.ready:
+            missing = sorted(self._wiring.trouble.values(), key=lambda trouble: trouble.what)
+            why = "; ".join(trouble.message for trouble in missing) or "the agent has not heard everything from the API server yet"
+            raise CniError(code, "the agent can't make pods yet", why)
+
+    # -- ADD -------------------------------------------------------------------------------------------------------------
+
+    async def _add(self, request: Request) -> bytes:
+        started = time.monotonic()
+        self._require_ready(Code.TRY_AGAIN_LATER)
+        pod = await self._pod(request)
+        routers = self._routers()
+        links = self._wiring.links
+        if links is None:
+            raise NotReadyError("this node's links are not there")
+        attachment = await self._endpoints.prepare(
+            request.key, (pod.namespace, pod.name, pod.uid), request.netns, links.pod_mtu, routers
+        )
+        self._wiring.put("attachments", request.key, attachment)
+        try:
+            await self._identity(request.key)
+            if not await self._wiring.until(lambda: self._realised(request.key), _KERNEL_SECONDS):
+                raise NotReadyError("the pod's rows did not get into the kernel: see `pilus status`")
+            await self._endpoints.connect(attachment, routers)
+        except BaseException:
+            await self.delete(request.key)
+            raise
+        _log.info(
+            "pod connected", pod=f"{pod.namespace}/{pod.name}", addresses=[str(address) for address in attachment.addresses],
+            identity=self._wiring.endpoints[request.key].identity, seconds=round(time.monotonic() - started, 3),
+        )  # fmt: skip
+        return self._result(request, attachment, routers, links.pod_mtu)
+
+    async def _pod(self, request: Request) -> Pod:
+        """The pod that the runtime names; its object may reach us after the kubelet has acted on it."""
+        name = f"{request.namespace}/{request.pod}"
+        pods = self._wiring.facts.pods
+
+        def known() -> bool:
+            pod = pods.get(name)
+            return pod is not None and (not request.uid or pod.uid == request.uid)
+
+        if not known() and not await self._wiring.until(known, _POD_SECONDS):
+            raise NotReadyError(f"the API server has not told this node of pod {name}")
+        return pods[name]
+
+    async def _identity(self, key: str) -> None:
+        def known() -> bool:
+            endpoint = self._wiring.endpoints.get(key)
+            return endpoint is not None and endpoint.identity is not None
+
+        if not await self._wiring.until(known, _IDENTITY_SECONDS):
+            _log.warning("no identity in time, the pod starts as reserved:init", endpoint=key)
+            self._wiring.give_up(key)
+
+    def _realised(self, key: str) -> bool:
+        endpoint = self._wiring.endpoints.get(key)
+        return endpoint is not None and endpoint.identity is not None and self._wiring.settled(key)
+
+    def _routers(self) -> dict[int, Address]:
+        own = self._wiring.own
+        return {address.version: address for address in routers_of(own.ranges)} if own else {}
+
+    def _result(self, request: Request, attachment: Attachment, routers: dict[int, Address], mtu: int) -> bytes:
+        interfaces = (
+            Interface(attachment.link, attachment.gateway_mac, mtu),
+            Interface(attachment.interface, attachment.mac, mtu, request.netns),
+        )
+        ips = [Ip(ip_interface(str(address)), routers[address.version], 1) for address in attachment.addresses]
+        routes = [
+            Route(ip_network("0.0.0.0/0" if address.version == 4 else "::/0"), routers[address.version])
+            for address in attachment.addresses
+        ]
+        return answer_add(request.config.cni_version, interfaces, ips, routes)
+
+    # -- the others ------------------------------------------------------------------------------------------------------
+
+    async def delete(self, key: str) -> None:
+        """Idempotent. The rows leave the kernel before the address may be another's."""
+        attachment = await self._endpoints.remove(key)
+        if attachment is None:
+            return
+        self._wiring.put("attachments", key, None)
+        if self._wiring.in_sync:
+            await self._wiring.realise(_KERNEL_SECONDS)
+        self._endpoints.forget(attachment)
+
+    async def _check(self, request: Request) -> bytes:
+        attachment = self._endpoints.attachments.get(request.key)
+        if attachment is None:
+            raise CniError(Code.UNKNOWN_CONTAINER, "this agent made no network for the container", request.key)
+        previous = request.config.prev_result
+        told = {address.address.ip for address in previous.ips} if previous else set()
+        if told != set(attachment.addresses):
+            details = f"{sorted(map(str, told))} was told, {sorted(map(str, attachment.addresses))} is"
+            raise CniError(Code.INVALID_CONFIGURATION, "the container's addresses are others", details)
+        if not self._realised(request.key):
+            raise CniError(Code.TRY_AGAIN_LATER, "try again later", "the pod's rows are not in the kernel")
+        return answer_empty()
+
+    async def _collect(self, request: Request) -> bytes:
+        """Remove what the runtime does not name any more."""
+        self._require_ready(Code.TRY_AGAIN_LATER)
+        kept = {f"{one.container}/{one.interface}" for one in request.config.valid_attachments or ()}
+        for key in set(self._endpoints.attachments) - kept:
+            _log.info("the runtime does not know this container any more, removed", endpoint=key)
+            async with self._lock(key):
+                await self.delete(key)
+        return answer_empty()
+
+    async def drain(self) -> None:
+        """What was deleted while no agent ran."""
+        if not self._queue.is_dir():
+            return
+        for path in sorted(self._queue.iterdir()):
+            if path.name.startswith("."):
+                continue
+            answer = await self.answer(path.read_bytes())
+            _log.info("a DEL from while no agent ran", endpoint=path.name, answered=answer[:1].decode())
+            path.unlink(missing_ok=True)

@@ -1,0 +1,422 @@
+"""The agent, drawn in one place: sources -> desired -> bind -> diff -> datapath, and back.
+
+In: facts, put by sources in any order. Out: the kernel's tables, and `until`, by which a source waits for what it has put.
+Everything runs on one event loop; only `Kernel.call` leaves it. Each pass decides from all facts, writes the difference and
+publishes what is realised, whatever has happened before.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from pilus_agent.attachments import key_of
+from pilus_agent.datapath.kernel import Kernel
+from pilus_agent.datapath.node import NodeLinks, NodePlan, audit, ensure_node
+from pilus_agent.desired.addresses import family, raw
+from pilus_agent.desired.endpoints import Endpoint, mac
+from pilus_agent.desired.identities import IdentityIndex, labels_of
+from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
+from pilus_agent.desired.nodes import RangeIndex, address_rows, believed_ranges, pod_range_rows, remote_ranges, tunnel_of
+from pilus_agent.diff.order import REMOVE_AT_ONCE, REMOVE_LATER, WRITE_ORDER, allowed
+from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Node
+from pilus_agent.objects import routers_of
+from pilus_agent.policy_stage import PolicyStage
+from pilus_agent.tables import Tables
+from pilus_api.identities import INIT, Identity
+from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels
+from pilus_api.settings import Settings
+from pilus_maps import KernelError
+
+_log = structlog.get_logger(__name__)
+
+NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp"})
+INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
+
+# enum pilus_setting
+_READY, _TUNNEL = 1, 2
+# Rows that a packet in flight may still read go this long after nothing points at them.
+_LINGER_SECONDS = 1.0
+_AUDIT_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What could not be written, for `status`."""
+
+    what: str
+    message: str
+
+
+class Wiring:
+    """A `Sink` for facts, and the loop that realises them."""
+
+    def __init__(self, node: str, settings: Settings, kernel: Kernel, needed: frozenset[str] = NEEDED) -> None:
+        self.node = node
+        self.settings = settings
+        self.kernel = kernel
+        self.facts = Facts()
+        self.tables = Tables.of(kernel.datapath.description["maps"])
+        self.identities = IdentityIndex()
+        self.ipcache = IpCache()
+        self.policy = PolicyStage(settings)
+        self.endpoints: dict[str, Endpoint] = {}
+        self.labels: dict[str, Labels] = {}
+        self.ranges = RangeIndex({})
+        self.links: NodeLinks | None = None
+        self.trouble: dict[str, Trouble] = {}
+        self.realised = 0
+        self._revision = 0
+        self.needed = needed
+        self._given_up: set[str] = set()
+        self._plan: NodePlan | None = None
+        self._nodes_changed = True
+        self._slices_changed: set[str] = set()
+        self._relevant = IdentityFilter(settings.labels)
+        self._changed = asyncio.Event()
+        self._passed = asyncio.Condition()
+        self._retry: asyncio.TimerHandle | None = None
+
+    # -- facts in --------------------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, key: str, fact: Any) -> None:
+        match kind:
+            case "nodes":
+                _put(self.facts.nodes, key, fact)
+                self._nodes_changed = True
+            case "pods":
+                _put(self.facts.pods, key, fact)
+            case "namespaces":
+                _put(self.facts.namespaces, key, fact)
+            case "identities":
+                self._identity(key, fact)
+            case "slices":
+                _put(self.facts.slices, key, fact)
+                self._slices_changed.add(key)
+            case "cnp" | "ccnp" | "knp":
+                self.policy.put(kind, key, fact)
+            case "attachments":
+                _put(self.facts.attachments, key, fact)
+                if fact is None:
+                    self._given_up.discard(key)
+            case _:
+                raise KeyError(kind)
+        self._touch()
+
+    def _identity(self, key: str, fact: AllocatedIdentity | None) -> None:
+        if not key.isdigit():
+            return
+        number = Identity(int(key))
+        if fact is None:
+            self.identities.gone(number)
+            self.facts.identities.pop(number, None)
+        else:
+            self.identities.upsert(number, fact.labels)
+            self.facts.identities[number] = fact.labels
+        self.policy.identity(number, self.identities.labels.get(number))
+
+    def synced(self, kind: str) -> None:
+        if kind not in self.facts.synced:
+            self.facts.synced.add(kind)
+            self._touch()
+
+    def give_up(self, key: str) -> None:
+        """No identity came in time: the endpoint starts as `reserved:init`. It gets its own when there is one."""
+        self._given_up.add(key)
+        self._touch()
+
+    def _touch(self) -> None:
+        self._revision += 1
+        self._changed.set()
+
+    @property
+    def in_sync(self) -> bool:
+        return self.needed <= self.facts.synced
+
+    @property
+    def own(self) -> Node | None:
+        return self.facts.nodes.get(self.node)
+
+    @property
+    def ready(self) -> bool:
+        """Whether pods can be made: everything has been told, and this node has its ranges and links."""
+        return self.in_sync and self.links is not None and self.realised > 0
+
+    def labels_of(self, attachment: Attachment) -> Labels:
+        return self.labels.get(key_of(attachment), ())
+
+    def settled(self, key: str) -> bool:
+        """Whether an endpoint's own rows stand in the kernel as wanted."""
+        endpoint = self.endpoints.get(key)
+        if endpoint is None:
+            return False
+        tracker = self.tables.trackers["endpoints"]
+        layout = self.tables.layouts["endpoints"].key
+        keys = [layout.encode({"family": family(address), "address": raw(address)}) for address in endpoint.attachment.addresses]
+        return all(row in tracker.held and row not in tracker.updates for row in keys)
+
+    async def until(self, holds: Callable[[], bool], limit: float) -> bool:
+        """Wait until a condition holds after a pass; whether it came in time."""
+        try:
+            async with asyncio.timeout(limit), self._passed:
+                await self._passed.wait_for(holds)
+        except TimeoutError:
+            return holds()
+        return True
+
+    async def realise(self, limit: float = 10.0) -> bool:
+        """Wait until everything put so far is in the kernel."""
+        revision = self._revision
+        return await self.until(lambda: self.realised >= revision, limit)
+
+    # -- the loop --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """For ever."""
+        for table in WRITE_ORDER:
+            self.tables.trackers[table].hold_all(await self.kernel.call(self.kernel.read, table))
+        self.policy.restore({name: self.tables.trackers[name].held for name in ("policies", "verdicts")}, self.tables.layouts)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._passes(), name="reconcile")
+            tasks.create_task(self._audits(), name="audit")
+
+    async def _passes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if not self.in_sync:
+                continue
+            revision = self._revision
+            settled = await self._pass()
+            if settled:
+                self.realised = revision
+            elif self._retry is None or self._retry.cancelled() or self._retry.when() <= asyncio.get_running_loop().time():
+                self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
+            async with self._passed:
+                self._passed.notify_all()
+
+    async def _pass(self) -> bool:
+        ranges = self._decide_nodes()
+        if not await self._ensure_links():
+            return False
+        self._decide_endpoints()
+        self._decide_addresses(ranges)
+        self._decide_settings()
+        return await self._write()
+
+    # -- desired ---------------------------------------------------------------------------------------------------------
+
+    def _decide_nodes(self) -> bool:
+        """Whether ranges or nodes have moved."""
+        if not self._nodes_changed:
+            return False
+        self._nodes_changed = False
+        held, refused = believed_ranges(self.facts.nodes, self.node)
+        for one in refused:
+            _log.warning("a node's pod range overlaps another's, not believed", range=str(one.network), node=one.node, holder=one.holder)
+        self.ranges = RangeIndex(held)
+        self.tables.want_all("pod_ranges", pod_range_rows(held, self.facts.nodes, self.node))
+        names = set(self.facts.nodes)
+        for name in self.ipcache.origins(Strength.NODE) - names:
+            self.ipcache.withdraw((Strength.NODE, name))
+        for name, node in self.facts.nodes.items():
+            known = node if name != self.node else replace(node, routers=routers_of(node.ranges))
+            self.ipcache.put((Strength.NODE, name), address_rows(known, self.node, self.ranges))
+        own = self.own
+        underlay = tunnel_of(own) if own else None
+        if own is None or underlay is None or not own.ranges:
+            self._plan = None
+        else:
+            tunnel = self.settings.routing_mode == "tunnel"
+            self._plan = NodePlan(underlay, routers_of(own.ranges), tuple(remote_ranges(held, self.node)), tunnel,
+                                  self.settings.tunnel_port, self.settings.mtu)  # fmt: skip
+        return True
+
+    async def _ensure_links(self) -> bool:
+        plan = self._plan
+        if plan is None:
+            self.trouble["links"] = Trouble("links", "this node has no pod range yet: the operator gives it one in its CiliumNode")
+            return False
+        try:
+            self.links = await self.kernel.call(lambda: ensure_node(self.kernel.netlink(), self.kernel.datapath, plan))
+        except Exception as error:  # noqa: BLE001  # the reconcile loop: whatever netlink says, it is told and tried again
+            self._report("links", f"this node's links can't be made: {error}")
+            return False
+        self._resolve("links")
+        return True
+
+    def _decide_endpoints(self) -> None:
+        labels: dict[str, Labels] = {}
+        for key, attachment in self.facts.attachments.items():
+            pod = self.facts.pods.get(f"{attachment.namespace}/{attachment.pod}")
+            found = labels_of(pod, self.facts.namespaces, self._relevant, self.settings.cluster_name) if pod else None
+            # A pod whose object has gone keeps what it was until its DEL comes.
+            labels[key] = found or self.labels.get(key) or INIT_LABELS
+        self.labels = labels
+        identities: dict[str, Identity | None] = {}
+        for key, held in labels.items():
+            number: Identity | None = INIT if held == INIT_LABELS and key in self._given_up else self.identities.number_of(held)
+            if number is None:
+                # New labels whose number is not allocated yet: the old identity goes on, as upstream's grace period has it.
+                before = self.endpoints.get(key)
+                number = before.identity if before else None
+            if number is None and key in self._given_up:
+                number = INIT
+            identities[key] = number
+        governed = {
+            key: (self.identities.labels.get(number, labels[key]) if number else labels[key]) for key, number in identities.items()
+        }
+        ports = {key: self._ports(self.facts.attachments[key]) for key in governed}
+        verdicts = self.policy.decide(self.identities.labels, governed, ports)
+        self.endpoints = {
+            key: Endpoint(attachment, identities[key], verdicts[key].policy, verdicts[key].ingress_enforced, verdicts[key].egress_enforced)
+            for key, attachment in self.facts.attachments.items()
+        }
+        rows = self.policy.rows()
+        for table in ("verdicts", "peers", "cidrs", "policies"):
+            self.tables.want_all(table, rows[table])
+        self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self.identities.labels))
+        self.tables.want_all("endpoints", self._endpoint_rows())
+
+    def _ports(self, attachment: Attachment) -> frozenset[tuple[str, int, int]]:
+        pod = self.facts.pods.get(f"{attachment.namespace}/{attachment.pod}")
+        return pod.ports if pod else frozenset()
+
+    def _endpoint_rows(self) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        for endpoint in self.endpoints.values():
+            attachment = endpoint.attachment
+            value = {
+                "ifindex": attachment.ifindex,
+                "identity": endpoint.identity or 0,
+                "policy": self.policy.number(endpoint.policy),
+                "number": attachment.number,
+                "flags": endpoint.flags,
+                "slot": attachment.number,
+                "mac": mac(attachment.mac),
+                "gateway_mac": mac(attachment.gateway_mac),
+            }
+            for address in attachment.addresses:
+                yield {"family": family(address), "address": raw(address)}, value
+
+    def _decide_addresses(self, nodes_changed: bool) -> None:
+        keys = set(self.endpoints)
+        for key in self.ipcache.origins(Strength.LOCAL_POD) - keys:
+            self.ipcache.withdraw((Strength.LOCAL_POD, key))
+        for key, endpoint in self.endpoints.items():
+            rows = local_rows(endpoint.attachment, endpoint.identity) if endpoint.identity else ()
+            self.ipcache.put((Strength.LOCAL_POD, key), rows)
+        names = set(self.facts.slices) if nodes_changed else self._slices_changed
+        for name in names | self._slices_changed:
+            held = self.facts.slices.get(name)
+            rows = slice_rows(held, self.ranges, self.facts.nodes, self.node) if held else ()
+            self.ipcache.put((Strength.SLICE, name), rows)
+        self._slices_changed = set()
+        for row_key, row in self.ipcache.take_changes().items():
+            length, address = row_key
+            version = 4 if length == 32 + 32 else 6
+            where = {"length": length, "family": version, "address": address}
+            self.tables.want("ipcache", where, row[1] if row else None)
+
+    def _decide_settings(self) -> None:
+        own, links = self.own, self.links
+        if own is None or links is None:
+            return
+        value: dict[str, Any] = {
+            "flags": _READY | (_TUNNEL if self.settings.routing_mode == "tunnel" else 0),
+            "tunnel_ifindex": links.tunnel_ifindex,
+            "uplink_ifindex": links.uplink_ifindex,
+            "cluster": self.settings.cluster_id,
+            "event_rate": 100,
+            "event_burst": 200,
+        }
+        for name, addresses in (("node", own.addresses), ("router", routers_of(own.ranges))):
+            for address in addresses:
+                value.setdefault(f"{name}_ipv{address.version}", raw(address))
+        self.tables.want("settings", 0, value)
+
+    # -- datapath --------------------------------------------------------------------------------------------------------
+
+    async def _write(self) -> bool:
+        failed: set[str] = set()
+        for table in WRITE_ORDER:
+            tracker = self.tables.trackers[table]
+            if not tracker.updates:
+                continue
+            if not allowed(table, frozenset(failed)):
+                failed.add(table)
+                continue
+            rows = dict(tracker.updates)
+            try:
+                tracker.wrote(await self.kernel.call(self.kernel.write, table, rows))
+            except KernelError as error:
+                failed.add(table)
+                self._report(table, f"the table {table} can't be written: {error}; what was enforced stays so")
+                tracker.hold_all(await self.kernel.call(self.kernel.read, table))
+                continue
+            self._resolve(table)
+        await self._raise_generations()
+        for table in REMOVE_AT_ONCE:
+            await self._remove(table, failed)
+        if any(self.tables.trackers[table].deletes for table in REMOVE_LATER) and not failed:
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._sweep)
+        return not failed
+
+    async def _remove(self, table: str, failed: set[str]) -> None:
+        tracker = self.tables.trackers[table]
+        if not tracker.deletes:
+            return
+        keys = list(tracker.deletes)
+        try:
+            await self.kernel.call(self.kernel.remove, table, keys)
+            tracker.removed(keys)
+        except KernelError as error:
+            failed.add(table)
+            self._report(table, f"rows of the table {table} can't be removed: {error}")
+
+    def _sweep(self) -> None:
+        self._sweeping = asyncio.create_task(self._sweep_rows(), name="sweep tables")
+
+    async def _sweep_rows(self) -> None:
+        """What was unwanted a second ago and still is."""
+        failed: set[str] = set()
+        for table in REMOVE_LATER:
+            await self._remove(table, failed)
+
+    async def _raise_generations(self) -> None:
+        """Overridden facts make flows decide anew; see datapath/generations."""
+
+    async def _audits(self) -> None:
+        while True:
+            await asyncio.sleep(_AUDIT_SECONDS)
+            if self.links is None:
+                continue
+            try:
+                repaired = await self.kernel.call(lambda: audit(self.kernel.netlink(), self.kernel.datapath))
+            except Exception as error:  # noqa: BLE001  # the guard of an eternal task
+                self._report("audit", f"filters can't be looked at: {error}")
+                continue
+            self._resolve("audit")
+            if repaired:
+                _log.warning("filters were missing or old, put back", links=repaired)
+            plan = self._plan
+            if plan and plan.tunnel and not await self.kernel.call(lambda: self.kernel.netlink().index("pilus_vxlan")):
+                self._changed.set()
+
+    def _report(self, what: str, message: str) -> None:
+        if what not in self.trouble or self.trouble[what].message != message:
+            _log.error("not as wanted, trying again", what=what, error=message)
+        self.trouble[what] = Trouble(what, message)
+
+    def _resolve(self, what: str) -> None:
+        if self.trouble.pop(what, None):
+            _log.info("as wanted again", what=what)
+
+
+def _put(held: dict[str, Any], key: str, fact: Any) -> None:
+    if fact is None:
+        held.pop(key, None)
+    else:
+        held[key] = fact
