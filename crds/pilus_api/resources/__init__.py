@@ -1,0 +1,18 @@
+"""The objects that people and processes declare: one module per kind."""
+
+from pilus_api.resources.ciliumendpoint import CILIUM_ENDPOINT
+from pilus_api.resources.ciliumendpointslice import CILIUM_ENDPOINT_SLICE
+from pilus_api.resources.ciliumidentity import CILIUM_IDENTITY
+from pilus_api.resources.ciliumnetworkpolicy import CILIUM_CLUSTERWIDE_NETWORK_POLICY, CILIUM_NETWORK_POLICY
+from pilus_api.resources.ciliumnode import CILIUM_NODE
+from pilus_api.resources.kind import Kind
+from pilus_api.resources.pilusnodestatus import PILUS_NODE_STATUS
+from pilus_api.resources.pilusrangeclaim import PILUS_RANGE_CLAIM
+
+# Every kind with a CustomResourceDefinition of ours.
+KINDS: tuple[Kind, ...] = (
+    CILIUM_NETWORK_POLICY, CILIUM_CLUSTERWIDE_NETWORK_POLICY, CILIUM_IDENTITY, CILIUM_ENDPOINT, CILIUM_ENDPOINT_SLICE, CILIUM_NODE,
+    PILUS_RANGE_CLAIM, PILUS_NODE_STATUS,
+)  # fmt: skip
+
+__all__ = ["KINDS", "Kind"]

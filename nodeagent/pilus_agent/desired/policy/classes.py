@@ -27,15 +27,15 @@ def partition(selected: Iterable[tuple[int, int]]) -> dict[int, int]:
             for member in bits_of(members):
                 found[member] = found.get(member, 0) | rules
             continue
+        # One rule may have several selectors, so two blocks may come to have the same rules, and are one then.
         parted: dict[int, int] = {}
         for block_rules, block in blocks.items():
             if inside := block & members:
-                parted[block_rules | rules] = inside
+                parted[block_rules | rules] = parted.get(block_rules | rules, 0) | inside
             if outside := block & ~members:
-                parted[block_rules] = outside
+                parted[block_rules] = parted.get(block_rules, 0) | outside
         if fresh := members & ~known:
-            # No block has exactly these rules: each block that met the set has rules of its own beside them.
-            parted[rules] = fresh
+            parted[rules] = parted.get(rules, 0) | fresh
         known |= members
         blocks = parted
     for rules, block in blocks.items():

@@ -1,0 +1,138 @@
+"""Objects -> policies: CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy and the Kubernetes NetworkPolicy in one form.
+
+In: raw JSON objects. Out: pilus_api.rules. Never: which pods there are, and what the kernel holds.
+
+`drafts_of` looks at one object; `resolve` at all of them, for the requirements of one policy bind others. `policies_of` is both
+for an object alone. A field that is not in force yet never widens what is allowed: its path stands in `unenforced`, an allowing
+rule with it grants nothing, and a denying one denies all that it could mean.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pilus_api.errors import InvalidError
+from pilus_api.policy_kubernetes import network_policy
+from pilus_api.policy_peers import Place, element_peers
+from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
+from pilus_api.policy_requires import Demand, Draft, resolve
+from pilus_api.policy_selectors import NOBODY, governs_init, subject
+from pilus_api.resources.ciliumnetworkpolicy import (
+    CiliumClusterwideNetworkPolicy,
+    CiliumNetworkPolicy,
+    EgressDenyRule,
+    EgressRule,
+    IngressDenyRule,
+    IngressRule,
+    PolicyObject,
+    RuleSpec,
+)  # fmt: skip
+from pilus_api.resources.model import Resource, parse
+from pilus_api.resources.networkpolicy import NetworkPolicy
+from pilus_api.rules import Direction, Origin, Policy, Ports, Rule
+
+__all__ = ["Draft", "drafts_of", "policies_of", "resolve"]
+
+Element = IngressRule | IngressDenyRule | EgressRule | EgressDenyRule
+
+# (apiVersion, kind) -> model
+_MODELS: Mapping[tuple[str, str], type[Resource]] = {
+    ("cilium.io/v2", "CiliumNetworkPolicy"): CiliumNetworkPolicy,
+    ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"): CiliumClusterwideNetworkPolicy,
+    ("networking.k8s.io/v1", "NetworkPolicy"): NetworkPolicy,
+}
+
+
+def _element_rules(element: Element, origin: Origin, direction: Direction, place: Place) -> tuple[list[Rule], bool, list[Demand]]:
+    """The rules of an element, whether their peers are endpoints, and what it demands of other rules.
+
+    Ports and peers that are not in force stand in rules of their own, so that they take nothing from the rest.
+    """
+    found = element_peers(element, place)
+    plain = [rule for rule in element.to_ports or () if not unenforced_fields(rule, "")]
+    restricted = {
+        index: fields
+        for index, rule in enumerate(element.to_ports or ())
+        if (fields := unenforced_fields(rule, f"{place.path}.toPorts[{index}]"))
+    }
+    always: tuple[str, ...] = ()
+    if isinstance(element, IngressRule | EgressRule) and element.authentication and element.authentication.mode != "disabled":
+        always = (f"{place.path}.authentication",)
+
+    wanted: tuple[Ports, ...] | None = None
+    if element.to_ports:
+        wanted = ports(plain)
+    elif element.icmps:
+        wanted = icmp_types(element.icmps)
+    peers = found.peers
+    if peers is None and wanted is None:
+        peers = ()  # `{}` names nobody; beside ports it would be anybody
+
+    rules = []
+    if not restricted or plain:
+        rules.append(Rule(origin, direction, place.deny, peers, wanted, always))
+    for index, fields in restricted.items():
+        behind = ports((element.to_ports or ())[index : index + 1])
+        rules.append(Rule(origin, direction, place.deny, peers, behind, always + fields))
+    if found.unenforced and (place.deny or not peers):
+        rules = [replace(rule, unenforced=rule.unenforced + found.unenforced) for rule in rules]
+    elif found.unenforced:
+        rules.append(Rule(origin, direction, place.deny, (), wanted, always + found.unenforced))
+    return rules, found.by_label, [Demand(direction, place.deny, each) for each in found.requires]
+
+
+def _draft(spec: RuleSpec, origin: Origin, cluster: str) -> Draft:
+    """One `spec`. `origin.path` is its path."""
+    if spec.endpoint_selector is None:
+        return Draft(Policy(origin, NOBODY, (False, False), (), (f"{origin.path}.nodeSelector",)))
+    governed = subject(spec.endpoint_selector, origin.namespace, f"{origin.path}.endpointSelector")
+    sections: Sequence[tuple[str, Direction, bool, Sequence[Element]]] = (
+        ("ingress", Direction.INGRESS, False, spec.ingress or ()),
+        ("ingressDeny", Direction.INGRESS, True, spec.ingress_deny or ()),
+        ("egress", Direction.EGRESS, False, spec.egress or ()),
+        ("egressDeny", Direction.EGRESS, True, spec.egress_deny or ()),
+    )
+    rules: list[Rule] = []
+    by_label: set[int] = set()
+    demands: list[Demand] = []
+    closed = [False, False]
+    for name, direction, deny, elements in sections:
+        closed[direction] = closed[direction] or bool(elements)
+        for index, element in enumerate(elements):
+            path = f"{origin.path}.{name}[{index}]"
+            place = Place(origin.namespace, cluster, path, deny, governs_init(governed))
+            found, labelled, demanded = _element_rules(element, replace(origin, path=path), direction, place)
+            if labelled:
+                by_label.update(range(len(rules), len(rules) + len(found)))
+            rules += found
+            demands += demanded
+    asked = spec.enable_default_deny
+    if asked is not None:
+        closed[Direction.INGRESS] = closed[Direction.INGRESS] if asked.ingress is None else asked.ingress
+        closed[Direction.EGRESS] = closed[Direction.EGRESS] if asked.egress is None else asked.egress
+    policy = Policy(origin, governed, (closed[Direction.INGRESS], closed[Direction.EGRESS]), tuple(rules))
+    return Draft(policy, frozenset(by_label), tuple(dict.fromkeys(demands)))
+
+
+def drafts_of(obj: Mapping[str, Any], *, cluster: str) -> tuple[Draft, ...]:
+    """What the object says, one draft for each of its specs. `cluster` is the name of this one.
+
+    Raises InvalidError with the path of the field that is wrong.
+    """
+    kind = str(obj.get("kind", ""))
+    model = _MODELS.get((str(obj.get("apiVersion", "")), kind))
+    if model is None:
+        raise InvalidError(f"{obj.get('apiVersion')} {kind} is not a policy", "kind")
+    held = parse(model, obj)
+    namespace = "" if kind == "CiliumClusterwideNetworkPolicy" else held.metadata.namespace or "default"
+    origin = Origin(kind, namespace, held.metadata.name, held.metadata.uid)
+    if isinstance(held, NetworkPolicy):
+        return (Draft(network_policy(held, origin)),)
+    if not isinstance(held, PolicyObject):
+        raise InvalidError(f"{kind} is not a policy", "kind")
+    return tuple(_draft(spec, replace(origin, path=path), cluster) for path, spec in held.given().items())
+
+
+def policies_of(obj: Mapping[str, Any], *, cluster: str) -> tuple[Policy, ...]:
+    """What the object means where it is the only one. Among others: `resolve` of the drafts of all. Raises InvalidError."""
+    return resolve(drafts_of(obj, cluster=cluster))

@@ -1,0 +1,128 @@
+"""Peers of policy elements -> selectors and addresses.
+
+In: models of resources.policypeers. Out: rules.Peer, and which of the fields are not in force yet. A peer that is not in
+force is stood in for: by nobody where it would be allowed, and where it is denied by all that it could be.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Final
+
+from pilus_api.addresses import parse_address_or_prefix, parse_prefix
+from pilus_api.labels import SOURCE_RESERVED
+from pilus_api.policy_selectors import entity, peer
+from pilus_api.resources.labelselector import LabelSelector
+from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
+from pilus_api.resources.policyports import FqdnSelector
+from pilus_api.rules import AddressPeer, Peer, Scope
+from pilus_api.selectors import Selector, equals
+
+_OUTSIDE: Final = tuple(AddressPeer(ip_network(text), (), Scope.OUTSIDE) for text in ("0.0.0.0/0", "::/0"))
+_NODES: Final = (Selector((equals(SOURCE_RESERVED, "remote-node", ""),)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an element stands."""
+
+    namespace: str  # "" for a clusterwide policy
+    cluster: str
+    path: str
+    deny: bool
+    init: bool  # the policy governs reserved:init
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """`peers` as in rules.Rule, of what is in force. `by_label`: they are endpoints, which requirements restrict.
+
+    `requires`: what the element demands of the endpoints of others. `unenforced`: paths.
+    """
+
+    peers: tuple[Peer, ...] | None
+    by_label: bool
+    requires: tuple[Selector, ...]
+    unenforced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """The fields of either direction by what they mean."""
+
+    prefix: str
+    endpoints: Sequence[LabelSelector] | None
+    requires: Sequence[LabelSelector] | None
+    cidr: Sequence[str] | None
+    cidr_set: Sequence[CidrRule] | None
+    entities: Sequence[str] | None
+    nodes: Sequence[LabelSelector] | None
+    groups: Sequence[Groups] | None
+    services: Sequence[Service] | None = None
+    fqdns: Sequence[FqdnSelector] | None = None
+
+
+def _fields(element: IngressPeers | EgressDenyPeers) -> _Fields:
+    if isinstance(element, IngressPeers):
+        return _Fields(
+            "from", element.from_endpoints, element.from_requires, element.from_cidr, element.from_cidr_set, element.from_entities,
+            element.from_nodes, element.from_groups,
+        )  # fmt: skip
+    return _Fields(
+        "to", element.to_endpoints, element.to_requires, element.to_cidr, element.to_cidr_set, element.to_entities,
+        element.to_nodes, element.to_groups, element.to_services, element.to_fqdns if isinstance(element, EgressPeers) else None,
+    )  # fmt: skip
+
+
+def _unique(peers: Iterable[Peer]) -> tuple[Peer, ...]:
+    return tuple(dict.fromkeys(peers))
+
+
+def _cidr_rule(rule: CidrRule) -> Peer | None:
+    if rule.cidr is None:
+        return None
+    return AddressPeer(parse_prefix(rule.cidr), tuple(parse_prefix(text) for text in rule.except_ or ()), Scope.OUTSIDE)
+
+
+def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peers:
+    """Whom an element speaks of. Raises InvalidError."""
+    held = _fields(element)
+    given: list[Sequence[object] | None] = [
+        held.endpoints, held.cidr, held.cidr_set, held.entities, held.nodes, held.groups, held.services, held.fqdns, held.requires,
+    ]  # fmt: skip
+    if all(field is None for field in given):
+        return Peers(None, False, (), ())
+
+    def selected(field: str, selectors: Sequence[LabelSelector], *, requires: bool = False) -> list[Selector]:
+        return [
+            peer(each, place.namespace, f"{place.path}.{held.prefix}{field}[{index}]", init=place.init, requires=requires)
+            for index, each in enumerate(selectors)
+        ]
+
+    found: list[Peer] = [*selected("Endpoints", held.endpoints or ())]
+    found += [AddressPeer(parse_address_or_prefix(text), (), Scope.OUTSIDE) for text in held.cidr or ()]
+    for name in held.entities or ():
+        found += entity(name, place.cluster)
+
+    unenforced = []
+    for index, rule in enumerate(held.cidr_set or ()):
+        known = _cidr_rule(rule)
+        if known is not None:
+            found.append(known)
+            continue
+        unenforced.append(f"{place.path}.{held.prefix}CIDRSet[{index}].cidrGroupRef")
+        found += _OUTSIDE if place.deny else ()
+    later: list[tuple[str, Sequence[object] | None, tuple[Peer, ...]]] = [
+        ("Nodes", held.nodes, _NODES), ("Groups", held.groups, _OUTSIDE), ("Services", held.services, _OUTSIDE),
+        ("FQDNs", held.fqdns, ()),
+    ]  # fmt: skip
+    for field, entries, all_of_them in later:
+        if entries:
+            unenforced.append(f"{place.path}.{held.prefix}{field}")
+            found += all_of_them if place.deny else ()
+    return Peers(
+        peers=_unique(found),
+        by_label=bool(held.endpoints),
+        requires=tuple(selected("Requires", held.requires or (), requires=True)),
+        unenforced=tuple(unenforced),
+    )

@@ -1,0 +1,116 @@
+"""Drafts -> policies: what fromRequires and toRequires of one policy demand of the endpoint peers of all others.
+
+In: drafts of every policy in force. Out: policies that each stand alone. A requirement binds an endpoint's other rules only if
+the policy that has it governs that endpoint. So a policy that overlaps with one that requires is cut along the other's
+subject: into the part that both govern, with the requirement in its peers, and the parts that only the first governs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pilus_api.rules import Direction, Peer, Policy, Rule
+from pilus_api.selectors import Operator, Requirement, Selector, selector
+
+_OPPOSITE: Final = {
+    Operator.IN: Operator.NOT_IN,
+    Operator.NOT_IN: Operator.IN,
+    Operator.EXISTS: Operator.DOES_NOT_EXIST,
+    Operator.DOES_NOT_EXIST: Operator.EXISTS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What every endpoint peer of a direction's allowing, or denying, rules must be as well."""
+
+    direction: Direction
+    deny: bool
+    peer: Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A policy whose demands reach others yet. `by_label`: the indices of its rules whose peers are endpoints."""
+
+    policy: Policy
+    by_label: frozenset[int] = frozenset()
+    demands: tuple[Demand, ...] = ()
+
+
+def _not(held: Requirement) -> Requirement:
+    return replace(held, operator=_OPPOSITE[held.operator])
+
+
+def _empty(held: Selector) -> bool:
+    """Whether it certainly selects nothing: a requirement beside its opposite, or two values for one label."""
+    wanted = set(held.requirements)
+    # Of a source and key there is one label; of a key in any source there may be two.
+    values: dict[tuple[str, str], set[str]] = {}
+    for each in held.requirements:
+        if _not(each) in wanted:
+            return True
+        if each.operator is Operator.IN and each.source != "any":
+            name = (each.source, each.key)
+            values[name] = values[name] & set(each.values) if name in values else set(each.values)
+    return any(not left for left in values.values())
+
+
+def _without(subject: Selector, other: Selector) -> list[Selector]:
+    """`subject` and not `other`, as selectors of which no two select the same."""
+    parts = []
+    before: list[Requirement] = []
+    for each in other.requirements:
+        part = selector(*subject.requirements, *before, _not(each))
+        if not _empty(part):
+            parts.append(part)
+        before.append(each)
+    return parts
+
+
+def _demanded(draft: Draft, demands: Iterable[Demand]) -> tuple[Rule, ...]:
+    rules = list(draft.policy.rules)
+    for index in draft.by_label:
+        rule = rules[index]
+        wanted = [demand.peer for demand in demands if (demand.direction, demand.deny) == (rule.direction, rule.deny)]
+        peers: list[Peer] = []
+        for peer in rule.peers or ():
+            narrowed = peer
+            for each in wanted:
+                narrowed = narrowed.and_(each) if isinstance(narrowed, Selector) else narrowed
+            peers.append(narrowed)
+        rules[index] = replace(rule, peers=tuple(dict.fromkeys(peers)))
+    return tuple(rules)
+
+
+def _concerns(draft: Draft, demand: Demand) -> bool:
+    return any(
+        (draft.policy.rules[index].direction, draft.policy.rules[index].deny) == (demand.direction, demand.deny)
+        for index in draft.by_label
+    )
+
+
+def resolve(drafts: Iterable[Draft]) -> tuple[Policy, ...]:
+    """The policies that the drafts mean together. Parts of one policy have one origin, and no endpoint in common."""
+    held = tuple(drafts)
+    demanding = [draft for draft in held if draft.demands]
+    policies: list[Policy] = []
+    for draft in held:
+        parts: list[tuple[Selector, tuple[Demand, ...]]] = [(draft.policy.subject, ())]
+        for other in demanding:
+            demands = tuple(demand for demand in other.demands if _concerns(draft, demand))
+            if not demands:
+                continue
+            cut: list[tuple[Selector, tuple[Demand, ...]]] = []
+            for subject, already in parts:
+                both = subject.and_(other.policy.subject)
+                if _empty(both):
+                    cut.append((subject, already))
+                    continue
+                cut.append((both, already + demands))
+                cut += [(part, already) for part in _without(subject, other.policy.subject)]
+            parts = cut
+        for subject, demands in parts:
+            rules = _demanded(draft, demands) if demands else draft.policy.rules
+            policies.append(replace(draft.policy, subject=subject, rules=rules))
+    return tuple(policies)

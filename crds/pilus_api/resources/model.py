@@ -1,0 +1,139 @@
+"""What every resource model is made of: one statement of a refusal, for the API server and for us.
+
+In: raw JSON objects. Out: models, or InvalidError with the field's path. A model checks what its CustomResourceDefinition
+checks: limits and patterns come from the fields, and each `refused_unless` holds a CEL expression beside the Python of the
+same meaning, so that a directory of YAML is read as strictly as an API server reads it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from pilus_api.errors import InvalidError
+
+VALIDATIONS = "x-kubernetes-validations"
+PRESERVE = "x-kubernetes-preserve-unknown-fields"
+
+Check = TypeVar("Check", bound=Callable[[Any], bool])
+M = TypeVar("M", bound="Model")
+S = TypeVar("S")
+
+
+def refused_unless(cel: str, message: str) -> Callable[[Check], Check]:
+    """Mark a method of a model as a refusal: the object is refused with `message` unless it returns true.
+
+    `cel` says the same over `self`, where the model stands in the schema; "" where the model's `schema_extra` says it.
+    """
+
+    def mark(check: Check) -> Check:
+        check.__dict__["refusal"] = {"rule": cel, "message": message}
+        return check
+
+    return mark
+
+
+class Refusal:
+    """The same for one value: `Annotated[str, Refusal(cel, message, check)]`."""
+
+    def __init__(self, cel: str, message: str, check: Callable[[Any], bool]) -> None:
+        self._rule = {"rule": cel, "message": message}
+        self._check = check
+
+    def _checked(self, value: S) -> S:
+        if not self._check(value):
+            raise ValueError(self._rule["message"])
+        return value
+
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        held = handler(schema)
+        held.setdefault(VALIDATIONS, []).append(dict(self._rule))
+        return held
+
+
+class Model(BaseModel):
+    """A part of an object whose fields are all known: an unknown one is refused, for a mistyped restriction must not vanish."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    # What the schema says beside the fields, such as an anyOf of value validations.
+    schema_extra: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def _refusals(cls) -> list[Callable[[Any], bool]]:
+        names = {name for base in reversed(cls.__mro__) for name, held in vars(base).items() if hasattr(held, "refusal")}
+        return [getattr(cls, name) for name in sorted(names)]
+
+    @model_validator(mode="after")
+    def _refuse(self) -> "Model":
+        for check in self._refusals():
+            if not check(self):
+                raise ValueError(check.__dict__["refusal"]["message"])
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        held = handler.resolve_ref_schema(handler(schema))
+        rules = [dict(check.__dict__["refusal"]) for check in cls._refusals()]
+        rules = [rule for rule in rules if rule["rule"]]
+        if rules:
+            held[VALIDATIONS] = rules
+        held.update(cls.schema_extra)
+        return held
+
+
+class Open(Model):
+    """A part of an object that others may write more into than we know; what is unknown is kept."""
+
+    model_config = ConfigDict(extra="allow")
+    schema_extra: ClassVar[Mapping[str, Any]] = {PRESERVE: True}
+
+
+class Metadata(Open):
+    """The part of ObjectMeta that we read. The API server checks it."""
+
+    schema_extra: ClassVar[Mapping[str, Any]] = {}
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Resource(Open):
+    """An object: what stands beside `spec` and is unknown is none of our business."""
+
+    schema_extra: ClassVar[Mapping[str, Any]] = {}
+
+    api_version: str
+    kind: str
+    metadata: Metadata
+
+
+def without_nulls(value: Any) -> Any:
+    """A copy in which null fields are absent, as the API server has it where null is not a value of its own."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(held) for key, held in value.items() if held is not None}
+    if isinstance(value, list):
+        return [without_nulls(held) for held in value]
+    return value
+
+
+def parse(model: type[M], obj: Mapping[str, Any]) -> M:
+    """The object as `model`. Raises InvalidError with the path of the first field that is wrong."""
+    try:
+        return model.model_validate(without_nulls(obj))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        path = ""
+        for step in first["loc"]:
+            path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+        raise InvalidError(first["msg"].removeprefix("Value error, "), path) from error

@@ -1,0 +1,44 @@
+"""PilusNodeStatus: which policies are in force on a node. Named after the node and written by its agent alone."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from pilus_api.resources.kind import AGE, PILUS_GROUP, Column, Kind
+from pilus_api.resources.model import Model, Resource
+
+
+class RealisedPolicy(Model):
+    """`generation` is the one that the rest speaks of; `unenforced` are the paths of fields that have no effect."""
+
+    uid: Annotated[str, Field(min_length=1, max_length=128)]
+    generation: int
+    realised: bool
+    error: Annotated[str, Field(max_length=4096)] = ""
+    unenforced: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=1000)] = ()
+
+
+class AgentStatus(Model):
+    version: Annotated[str, Field(max_length=128)] = ""
+    ready: bool = False
+
+
+class NodeStatus(Model):
+    policies: Annotated[
+        Sequence[RealisedPolicy],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]}),
+    ] = ()  # fmt: skip
+    agent: AgentStatus = AgentStatus()
+
+
+class PilusNodeStatus(Resource):
+    status: NodeStatus = NodeStatus()
+
+
+# No status subresource: nothing else is in the object, and with one a new object would take two writes.
+PILUS_NODE_STATUS = Kind(
+    model=PilusNodeStatus, group=PILUS_GROUP, version="v1alpha1", name="PilusNodeStatus", plural="pilusnodestatuses",
+    short_names=("pns",), categories=("pilus",),
+    columns=(Column("Agent", "string", ".status.agent.version"), Column("Ready", "boolean", ".status.agent.ready"), AGE),
+)  # fmt: skip

@@ -1,0 +1,142 @@
+"""Settings: the keys of the ConfigMap, in the names that Cilium's users know.
+
+In: a flat YAML map, `key: value`, in which every value may be a string (a ConfigMap holds nothing else). Out: one frozen
+model that operator, agent and observer share. A key that nobody reads is an error: a misspelt one would change nothing, in silence.
+"""
+
+import difflib
+import re
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from pilus_api.errors import InvalidError
+
+_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
+
+
+def seconds(value: object) -> object:
+    """`15m`, `1h30m0s` and bare numbers of seconds as seconds. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    parts = _DURATION.findall(value)
+    if parts and "".join(number + unit for number, unit in parts) == value:
+        return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no duration; write it as 15m or 1h30m0s") from None
+
+
+def _words(value: object) -> object:
+    """Lists are written with spaces or commas between."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _absent(value: object) -> object:
+    return None if value in ("", "auto") else value
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Ipv4Pool = Annotated[tuple[IPv4Network, ...], BeforeValidator(_words)]
+Ipv6Pool = Annotated[tuple[IPv6Network, ...], BeforeValidator(_words)]
+
+
+class Settings(BaseModel):
+    """One cluster's settings. Field `cluster_name` is the key `cluster-name`, and so on."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+    )
+
+    # Who we are among clusters.
+    cluster_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$")] = "default"
+    cluster_id: Annotated[int, Field(ge=0, le=255)] = 0
+
+    # Identities.
+    labels: Words = ()
+    identity_gc_interval: Seconds = 900.0
+    identity_heartbeat_timeout: Seconds = 1800.0
+
+    # How packets travel between nodes.
+    routing_mode: Literal["tunnel", "native"] = "tunnel"
+    tunnel_protocol: Literal["vxlan"] = "vxlan"
+    tunnel_port: Annotated[int, Field(ge=1, le=65535)] = 8472
+    auto_direct_node_routes: bool = False
+    devices: Words = ()
+    mtu: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: that of the link to the other nodes
+    ipv4_native_routing_cidr: Annotated[IPv4Network | None, BeforeValidator(_absent)] = None
+    ipv6_native_routing_cidr: Annotated[IPv6Network | None, BeforeValidator(_absent)] = None
+    enable_ipv4: bool = True
+    enable_ipv6: bool = False
+    enable_ipv4_masquerade: bool = True
+    enable_ipv6_masquerade: bool = True
+
+    # Pod ranges.
+    ipam: Literal["cluster-pool"] = "cluster-pool"
+    cluster_pool_ipv4_cidr: Ipv4Pool = (IPv4Network("10.0.0.0/8"),)
+    cluster_pool_ipv4_mask_size: Annotated[int, Field(ge=1, le=30)] = 24
+    cluster_pool_ipv6_cidr: Ipv6Pool = (IPv6Network("fd00::/104"),)
+    cluster_pool_ipv6_mask_size: Annotated[int, Field(ge=1, le=126)] = 112
+
+    # Policy.
+    enable_policy: Literal["default", "always", "never"] = "default"
+    enable_k8s_networkpolicy: bool = True
+    policy_audit_mode: bool = False
+
+    # What the processes serve, and say. "" serves nothing.
+    prometheus_serve_addr: str = ""
+    operator_prometheus_serve_addr: str = ":9963"
+    operator_api_serve_addr: str = "127.0.0.1:9234"
+    debug: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if not (self.enable_ipv4 or self.enable_ipv6):
+            raise ValueError("one of enable-ipv4 and enable-ipv6 has to be true")
+        pools = ((self.cluster_pool_ipv4_cidr, self.cluster_pool_ipv4_mask_size, self.enable_ipv4, 4),
+                 (self.cluster_pool_ipv6_cidr, self.cluster_pool_ipv6_mask_size, self.enable_ipv6, 6))  # fmt: skip
+        for networks, mask, enabled, family in pools:
+            if not enabled:
+                continue
+            if not networks:
+                raise ValueError(f"cluster-pool-ipv{family}-cidr is empty, and enable-ipv{family} is true")
+            for network in networks:
+                if network.prefixlen > mask:
+                    raise ValueError(f"cluster-pool-ipv{family}-mask-size {mask} is wider than the pool {network}")
+        return self
+
+
+KEYS: tuple[str, ...] = tuple(name.replace("_", "-") for name in Settings.model_fields)
+
+
+def parse(held: object) -> Settings:
+    """A flat map as settings. Raises InvalidError, which names the key and, if it is unknown, the nearest that is valid."""
+    if not isinstance(held, dict):
+        raise InvalidError("settings are a map of keys to values")
+    data: dict[str, Any] = {}
+    for key, value in held.items():
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, 1, 0.0)
+            raise InvalidError(f"there is no such setting; the nearest is {near[0]!r}", str(key))
+        if value is not None:
+            data[key] = value
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidError(first["msg"].removeprefix("Value error, "), str(first["loc"][0]) if first["loc"] else "") from error
+
+
+def load(path: Path | str) -> Settings:
+    """Read the settings from a YAML file. Raises InvalidError, also for a file that can't be read."""
+    try:
+        held = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidError(f"the settings can't be read: {error}", str(path)) from error
+    return parse({} if held is None else held)
