@@ -94,8 +94,6 @@ class Access:
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     token: str = field(default="", repr=False)
     token_file: Path | None = None
-    # For kopf, which takes files: the CA's, or "" for the system's.
-    ca_file: str = ""
 
 
 def _material(section: Mapping[str, Any], name: str, folder: Path, base: Path) -> str:
@@ -124,8 +122,9 @@ def read_kubeconfig(path: Path | str, context: str = "") -> Access:
         cluster = _named(held, "cluster", chosen.get("cluster", ""))
         user = _named(held, "user", chosen.get("user", ""))
         server = cluster["server"]
+        token_file = Path(user["tokenFile"]) if user.get("tokenFile") else None
         if not server.startswith("https:"):
-            return Access(server, None, user.get("token") or "")
+            return Access(server, None, user.get("token") or "", token_file)
         # OpenSSL has read them when this ends, so no key stays on the disk.
         with tempfile.TemporaryDirectory(prefix="pilus-tls-") as scratch:
             folder = Path(scratch)
@@ -135,11 +134,9 @@ def read_kubeconfig(path: Path | str, context: str = "") -> Access:
                 tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
             if certificate := _material(user, "client-certificate", folder, path.parent):
                 tls.load_cert_chain(certificate, _material(user, "client-key", folder, path.parent) or None)
-        token_file = Path(user["tokenFile"]) if user.get("tokenFile") else None
-        kept = "" if cluster.get("certificate-authority-data") else ca_file
-        return Access(server, tls, user.get("token") or "", token_file, kept)
+        return Access(server, tls, user.get("token") or "", token_file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise InvalidError(f"the kubeconfig can't be used: {error!r}", str(path)) from error
+        raise InvalidError(f"the kubeconfig can't be used: {error or type(error).__name__}", str(path)) from error
 
 
 def in_cluster() -> Access:
@@ -152,7 +149,7 @@ def in_cluster() -> Access:
         tls = ssl.create_default_context(cafile=str(ca_file))
     except OSError as error:
         raise InvalidError(f"the service account's files can't be read: {error}", str(ca_file)) from error
-    return Access(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, "", SERVICE_ACCOUNT / "token", str(ca_file))
+    return Access(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, "", SERVICE_ACCOUNT / "token")
 
 
 def _keepalive(address: tuple[Any, ...]) -> socket.socket:

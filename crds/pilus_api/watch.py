@@ -25,6 +25,9 @@ WATCH_SECONDS = 300
 # A page of 500 pods takes an API server under load some seconds.
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60)
 
+# What the caller does with a page of 500 may take a tenth of a second; a Lease has to be renewed meanwhile.
+_YIELD_EVERY = 25
+
 _log = structlog.get_logger(__name__)
 
 
@@ -147,7 +150,9 @@ class _Watcher(Generic[T]):
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise Unavailable(f"GET {self._path}: the list makes no sense: {error!r}") from error
             del page, raw
-            for key, item in items:
+            for index, (key, item) in enumerate(items):
+                if index % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
                 seen.add(key)
                 for event in self._upsert(item, key):
                     yield event

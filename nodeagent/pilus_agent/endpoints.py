@@ -72,9 +72,7 @@ class Endpoints:
     def _delete_link(self, link: PodLink) -> None:
         self._kernel.netlink().delete(link.name)
 
-    async def prepare(
-        self, key: str, pod: tuple[str, str, str], netns: str, mtu: int, routers: dict[int, Address]
-    ) -> Attachment:
+    async def prepare(self, key: str, pod: tuple[str, str, str], netns: str, mtu: int, routers: dict[int, Address]) -> Attachment:
         """Everything but the kernel's rows; the link stays down. `pod`: namespace, name, uid. Doing it twice gives the same."""
         held = self.attachments.get(key)
         if held is not None:
@@ -91,9 +89,7 @@ class Endpoints:
             self.allocator.release(key, time.monotonic())
             await self._kernel.call(lambda: self._kernel.netlink().delete(name))
             raise
-        attachment = Attachment(
-            container, interface, *pod, netns, name, ifindex, macs[1], macs[0], tuple(addresses), number
-        )
+        attachment = Attachment(container, interface, *pod, netns, name, ifindex, macs[1], macs[0], tuple(addresses), number)
         self._files.write(attachment)
         self.attachments[key] = attachment
         return attachment

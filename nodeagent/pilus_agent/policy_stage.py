@@ -1,31 +1,333 @@
-"""TEMPORARY"""
+"""Policy, from objects to rows: normalise, compile, number. What wiring asks about policy, it asks here.
+
+In: policy objects, identities, this node's endpoints. Out: who is governed by what, changes of the tables, and what became of each
+object. An object that makes no sense leaves what it meant before in force.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import structlog
+
+from pilus_agent.bind.policy_rows import Change, PolicyRows
+from pilus_agent.desired.policy.answers import Answer, Decision
+from pilus_agent.desired.policy.compiler import PolicyCompiler
+from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PortRow
+from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PeerClass, PolicyName
+from pilus_agent.sources.kubernetes import PolicyObject
+from pilus_agent.tables import Tables
+from pilus_api.errors import InvalidError
+from pilus_api.identities import RESERVED, Identity
+from pilus_api.labels import SOURCE_RESERVED, Labels
+from pilus_api.policies import Draft, drafts_of, resolve
+from pilus_api.rules import Direction, Origin, Policy
+from pilus_api.selectors import EVERYTHING, exists, selector
+from pilus_api.settings import Settings
+
+_log = structlog.get_logger(__name__)
+Ports = frozenset[tuple[str, int, int]]
+Item = dict[str, Any]
+
+_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
+_BUILTIN = "pilus"
 
 
 @dataclass(frozen=True, slots=True)
 class Governed:
+    """What applies to an endpoint. `policy` is empty where nothing does."""
+
     policy: bytes
     ingress_enforced: bool
     egress_enforced: bool
 
 
+def _builtin(settings: Settings) -> tuple[Policy, ...]:
+    """What holds without anybody's writing it: a pod without identity is closed, and so is everyone where policy is `always`."""
+    everywhere = EVERYTHING if settings.enable_policy == "always" else selector(exists(SOURCE_RESERVED, "init"))
+    return (Policy(Origin("Builtin", "", _BUILTIN, _BUILTIN), everywhere, (True, True), ()),)
+
+
 class PolicyStage:
-    def __init__(self, settings: Any) -> None: ...
-    def put(self, kind: str, key: str, fact: Any) -> None: ...
-    def identity(self, number: Any, labels: Any) -> None: ...
-    def restore(self, held: Any, layouts: Any) -> None: ...
-    def decide(self, identities: Any, endpoints: Any, ports: Any) -> dict[str, Governed]:
-        return {key: Governed(b"", False, False) for key in endpoints}
-    def rows(self) -> dict[str, list[tuple[Any, Any]]]:
-        return {name: [] for name in ("verdicts", "peers", "cidrs", "policies")}
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._compiler = PolicyCompiler()
+        self._rows = PolicyRows()
+        self._objects: dict[str, PolicyObject] = {}
+        self._drafts: dict[str, tuple[Draft, ...]] = {}
+        self._errors: dict[str, str] = {}
+        self._unenforced: dict[str, tuple[str, ...]] = {}
+        self._changed = True
+        self._sources: set[str] = set()
+        self._good: dict[str, PolicyName] = {}
+        self._kept: dict[PolicyName, CompiledPolicy] = {}
+        self._compiled = Compiled({}, {}, {})
+        self._governed: dict[str, Governed] = {}
+        self._subjects: dict[str, list[Policy]] = {}
+        self._labels: dict[Identity, Labels] = {}
+        self._ports: dict[Identity, NamedPorts] = {}
+        self._endpoints: dict[str, Labels] = {}
+        for number, labels in RESERVED.items():
+            self._compiler.put_identity(number, labels)
+        if settings.enable_policy != "never":
+            self._compiler.put_policies(_BUILTIN, _builtin(settings))
+
+    # -- facts -------------------------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, key: str, fact: PolicyObject | None) -> None:
+        """A policy object, or that it has gone."""
+        if kind == "knp" and not self._settings.enable_k8s_networkpolicy:
+            return
+        name = f"{kind}/{key}"
+        if fact is None:
+            for held in (self._objects, self._drafts, self._errors, self._unenforced):
+                held.pop(name, None)
+            self._changed = True
+            return
+        self._objects[name] = fact
+        try:
+            drafts = drafts_of(_typed(kind, fact.raw), cluster=self._settings.cluster_name)
+        except InvalidError as error:
+            _log.warning("a policy makes no sense; what it said before stays in force", policy=name, error=str(error))
+            self._errors[name] = str(error)
+            return
+        self._errors.pop(name, None)
+        self._drafts[name] = drafts
+        self._changed = True
+
+    def identity(self, number: Identity, labels: Labels | None) -> None:
+        if labels is None:
+            self._labels.pop(number, None)
+            self._compiler.drop_identity(number)
+        else:
+            self._labels[number] = labels
+            self._compiler.put_identity(number, labels, self._ports.get(number, {}))
+
+    def restore(self, held: Mapping[str, Mapping[bytes, bytes]], tables: Tables) -> None:
+        """What the kernel holds from an earlier agent."""
+
+        def decoded(name: str) -> Iterator[tuple[Any, Any]]:
+            layout = tables.layouts[name]
+            return ((layout.key.decode(key), layout.value.decode(value)) for key, value in held[name].items())
+
+        self._rows.restore(decoded("policies"), decoded("verdicts"))
+
+    # -- deciding ----------------------------------------------------------------------------------------------------------
+
+    def decide(
+        self, endpoints: Mapping[str, Labels], ports: Mapping[str, Ports], numbers: Mapping[str, Identity | None]
+    ) -> dict[str, Governed]:
+        """Who is governed by what. `endpoints` are this node's, with the labels of their identities."""
+        if self._changed:
+            self._changed = False
+            self._put_policies()
+        self._put_endpoints(endpoints, ports, numbers)
+        self._compiled = self._compiler.compiled()
+        self._governed = {key: self._of(key) for key in endpoints}
+        used = {held.policy for held in self._governed.values()}
+        self._kept = {name: policy for name, policy in (self._kept | dict(self._compiled.policies)).items() if name in used}
+        self._good = {key: PolicyName(held.policy) for key, held in self._governed.items() if held.policy}
+        return self._governed
+
+    def _put_policies(self) -> None:
+        by_name: dict[str, list[Policy]] = {}
+        names = {self._key(draft.policy.origin): name for name, drafts in self._drafts.items() for draft in drafts}
+        for policy in resolve(draft for drafts in self._drafts.values() for draft in drafts):
+            by_name.setdefault(names[self._key(policy.origin)], []).append(policy)
+        self._subjects = by_name
+        for name in self._sources - by_name.keys():
+            self._compiler.drop_policies(name)
+        self._sources = set(by_name)
+        never = self._settings.enable_policy == "never"
+        for name, policies in by_name.items():
+            self._compiler.put_policies(name, () if never else policies)
+            fields = [field for policy in policies for field in policy.unenforced]
+            fields += [field for policy in policies for rule in policy.rules for field in rule.unenforced]
+            self._unenforced[name] = tuple(dict.fromkeys(fields))
+
+    @staticmethod
+    def _key(origin: Origin) -> tuple[str, str, str]:
+        return origin.kind, origin.namespace, origin.name
+
+    def _put_endpoints(
+        self, endpoints: Mapping[str, Labels], ports: Mapping[str, Ports], numbers: Mapping[str, Identity | None]
+    ) -> None:
+        for key in self._endpoints.keys() - endpoints.keys():
+            self._compiler.drop_endpoint(key)
+        called: dict[Identity, set[tuple[str, int, int]]] = {}
+        for key, labels in endpoints.items():
+            self._compiler.put_endpoint(key, Endpoint(labels, _named(ports[key])))
+            number = numbers[key]
+            if number is not None and ports[key]:
+                called.setdefault(number, set()).update(ports[key])
+        self._endpoints = dict(endpoints)
+        now: dict[Identity, NamedPorts] = {number: _named(found) for number, found in called.items()}
+        for number in self._ports.keys() | now.keys():
+            if self._ports.get(number) != now.get(number) and number in self._labels:
+                self._compiler.put_identity(number, self._labels[number], now.get(number, {}))
+        self._ports = now
+
+    def _of(self, key: str) -> Governed:
+        held = self._compiled.endpoints[key]
+        if held.policy is None:
+            return Governed(b"", False, False)
+        if held.policy in self._compiled.policies:
+            return Governed(held.policy, held.ingress_enforced, held.egress_enforced)
+        # Too large: what was enforced last stays; an endpoint that never had any is closed, for no row is not a grant.
+        before = self._good.get(key)
+        if before is not None and before in self._kept:
+            policy = self._kept[before]
+            return Governed(before, policy.directions[0].enforced, policy.directions[1].enforced)
+        return Governed(held.policy, held.ingress_enforced, held.egress_enforced)
+
+    # -- rows --------------------------------------------------------------------------------------------------------------
+
+    def settle(self, tables: Tables) -> None:
+        """Want what follows from the last decision."""
+        for change in self._rows.settle(self._kept):
+            _want(tables, change)
+        for change in self._rows.unused_tables():
+            _want(tables, change)
+
+    def swept(self) -> None:
+        self._rows.swept()
+
     def number(self, policy: bytes) -> int:
-        return 0
-    def acknowledgements(self) -> list[dict[str, Any]]:
-        return []
-    def checks(self) -> list[dict[str, Any]]:
-        return []
-    def views(self, numbers: Any) -> list[dict[str, Any]]:
-        return []
-    def explain(self, key: str, identities: Any) -> dict[str, Any]:
-        return {}
+        return self._rows.number_of(policy)
+
+    def rules(self) -> dict[str, str]:
+        """`policy number:rule` -> its text, for whoever reads events."""
+        return {
+            f"{self._rows.number_of(policy.name)}:{index}": str(origin)
+            for policy in self._kept.values()
+            for index, origin in enumerate(policy.origins, 1)
+        }
+
+    # -- what became of it -------------------------------------------------------------------------------------------------
+
+    def acknowledgements(self) -> list[Item]:
+        """For PilusNodeStatus."""
+        return [
+            {
+                "uid": held.uid, "generation": held.generation, "realised": not self._error(name), "error": self._error(name),
+                "unenforced": list(self._unenforced.get(name, ())),
+            }
+            for name, held in sorted(self._objects.items())
+        ]  # fmt: skip
+
+    def _error(self, name: str) -> str:
+        if name in self._errors:
+            return self._errors[name]
+        for large in self._compiled.too_large.values():
+            if any(self._names(origin, name) for origin in large.origins):
+                return f"too large: {large.rows} rows, and a policy may have {large.budget}; the last version that was not stays in force"
+        return ""
+
+    def _names(self, origin: Origin, name: str) -> bool:
+        return any(self._key(draft.policy.origin) == self._key(origin) for draft in self._drafts.get(name, ()))
+
+    def checks(self) -> list[Item]:
+        bad = {name: error for name in self._objects if (error := self._error(name))}
+        return [
+            {
+                "name": f"policy {name}",
+                "state": "degraded",
+                "message": error,
+                "action": "correct the policy; kubectl describe shows where",
+            }
+            for name, error in bad.items()
+        ]
+
+    def views(self, numbers: Mapping[str, int]) -> list[Item]:
+        found = []
+        for name, held in sorted(self._objects.items()):
+            raw = held.raw
+            selected = sorted(
+                numbers[key]
+                for key, labels in self._endpoints.items()
+                if any(policy.subject.matches(labels) for policy in self._subjects.get(name, ()))
+            )
+            error = self._error(name)
+            missing = ", ".join(self._unenforced.get(name, ()))
+            found.append({
+                "kind": _KINDS[name.partition("/")[0]][1], "namespace": raw["metadata"].get("namespace", ""), "name": raw["metadata"]["name"],
+                "uid": held.uid, "generation": held.generation, "realised": not error,
+                "message": error or (f"not enforced yet: {missing}" if missing else ""), "endpoints": selected,
+            })  # fmt: skip
+        return found
+
+    def explain(self, key: str, identities: Mapping[Identity, Labels]) -> Item:
+        """An endpoint's classes and verdicts in words."""
+        held = self._governed.get(key, Governed(b"", False, False))
+        policy = self._kept.get(PolicyName(held.policy))
+        answer: Item = {"policy": held.policy.hex()}
+        for direction, enforced in ((Direction.INGRESS, held.ingress_enforced), (Direction.EGRESS, held.egress_enforced)):
+            classes = _classes(policy, direction, identities) if policy and enforced else []
+            answer[direction.name.lower()] = {"enforced": enforced, "classes": classes}
+        return answer
+
+
+_KINDS = {
+    "cnp": ("cilium.io/v2", "CiliumNetworkPolicy"),
+    "ccnp": ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"),
+    "knp": ("networking.k8s.io/v1", "NetworkPolicy"),
+}
+
+
+def _typed(kind: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Items of a list bear neither apiVersion nor kind."""
+    version, name = _KINDS[kind]
+    return {**raw, "apiVersion": version, "kind": name}
+
+
+def _named(ports: Ports | set[tuple[str, int, int]]) -> dict[str, frozenset[tuple[int, int]]]:
+    found: dict[str, set[tuple[int, int]]] = {}
+    for name, protocol, port in ports:
+        found.setdefault(name, set()).add((protocol, port))
+    return {name: frozenset(meant) for name, meant in found.items()}
+
+
+def _want(tables: Tables, change: Change) -> None:
+    tables.want(change.table, change.key, change.value)
+
+
+def _classes(policy: CompiledPolicy, direction: Direction, identities: Mapping[Identity, Labels]) -> list[Item]:
+    tables = policy.directions[direction]
+    members: dict[bytes, list[str]] = {}
+    classes: dict[bytes, PeerClass] = {}
+    for identity, peer_class in tables.peers.items():
+        classes[peer_class.name] = peer_class
+        texts = " ".join(str(label) for label in identities.get(identity, ()))
+        members.setdefault(peer_class.name, []).append(f"{identity} {texts}".strip())
+    for cidr, peer_class in tables.cidrs.items():
+        classes[peer_class.name] = peer_class
+        members.setdefault(peer_class.name, []).append(f"{cidr.network} ({cidr.scope.name.lower()})")
+    found = [{"peers": sorted(members[name]), "verdicts": _verdicts(policy, classes[name])} for name in classes]
+    return [*found, {"peers": ["everybody else"], "verdicts": _verdicts(policy, tables.default)}]
+
+
+def _verdicts(policy: CompiledPolicy, peer_class: PeerClass) -> list[Item]:
+    rows = [_verdict(policy, row) for row in peer_class.table.rows]
+    if not any(row.length == ANY_PROTOCOL for row in peer_class.table.rows):
+        rows.append({"words": "everything else" if rows else "everything", "decision": "deny", "rule": None})
+    return rows
+
+
+def _verdict(policy: CompiledPolicy, row: PortRow) -> Item:
+    answer: Answer = row.answer
+    origin = policy.origin(answer.rule)
+    protocol = _PROTOCOLS.get(row.protocol, str(row.protocol))
+    span = 1 << (64 - row.length) if row.length >= ANY_PORT else 0
+    if row.length == ANY_PROTOCOL:
+        words = "everything"
+    elif row.length == ANY_PORT:
+        words = f"{protocol}, every port"
+    elif span == 1:
+        words = f"{protocol} {row.port}"
+    else:
+        words = f"{protocol} {row.port}-{row.port + span - 1}"
+    return {
+        "words": words,
+        "decision": "allow" if answer.decision is Decision.ALLOW else "deny",
+        "rule": str(origin) if origin else None,
+    }

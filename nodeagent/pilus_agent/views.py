@@ -40,7 +40,9 @@ class Views:
             "identities": lambda _: {"items": self._identities()},
             "ipcache": lambda _: {"items": self._ipcache()},
             "nodes": lambda _: {"items": self._nodes()},
-            "policies": lambda _: {"items": wiring.policy.views({key: end.attachment.number for key, end in wiring.endpoints.items()})},
+            "policies": lambda _: {
+                "items": wiring.policy.views({key: end.attachment.number for key, end in wiring.endpoints.items()})
+            },
             "policy": lambda asked: {"item": self._policy(asked)},
             "services": lambda _: {"items": []},
         }
@@ -121,9 +123,7 @@ class Views:
 
     def _ipcache(self) -> list[Item]:
         wiring = self._wiring
-        names = {
-            str(remote.address): remote.name for slice_ in wiring.facts.slices.values() for remote in slice_.endpoints
-        }
+        names = {str(remote.address): remote.name for slice_ in wiring.facts.slices.values() for remote in slice_.endpoints}
         for endpoint in wiring.endpoints.values():
             attachment = endpoint.attachment
             names |= {str(address): f"{attachment.namespace}/{attachment.pod}" for address in attachment.addresses}

@@ -178,7 +178,7 @@ class Wiring:
         """For ever."""
         for table in WRITE_ORDER:
             self.tables.trackers[table].hold_all(await self.kernel.call(self.kernel.read, table))
-        self.policy.restore({name: self.tables.trackers[name].held for name in ("policies", "verdicts")}, self.tables.layouts)
+        self.policy.restore({name: self.tables.trackers[name].held for name in ("policies", "verdicts")}, self.tables)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._passes(), name="reconcile")
             tasks.create_task(self._audits(), name="audit")
@@ -216,7 +216,9 @@ class Wiring:
         self._nodes_changed = False
         held, refused = believed_ranges(self.facts.nodes, self.node)
         for one in refused:
-            _log.warning("a node's pod range overlaps another's, not believed", range=str(one.network), node=one.node, holder=one.holder)
+            _log.warning(
+                "a node's pod range overlaps another's, not believed", range=str(one.network), node=one.node, holder=one.holder
+            )
         self.ranges = RangeIndex(held)
         self.tables.want_all("pod_ranges", pod_range_rows(held, self.facts.nodes, self.node))
         names = set(self.facts.nodes)
@@ -270,14 +272,14 @@ class Wiring:
             key: (self.identities.labels.get(number, labels[key]) if number else labels[key]) for key, number in identities.items()
         }
         ports = {key: self._ports(self.facts.attachments[key]) for key in governed}
-        verdicts = self.policy.decide(self.identities.labels, governed, ports)
+        verdicts = self.policy.decide(governed, ports, identities)
+        self.policy.settle(self.tables)
         self.endpoints = {
-            key: Endpoint(attachment, identities[key], verdicts[key].policy, verdicts[key].ingress_enforced, verdicts[key].egress_enforced)
+            key: Endpoint(
+                attachment, identities[key], verdicts[key].policy, verdicts[key].ingress_enforced, verdicts[key].egress_enforced
+            )
             for key, attachment in self.facts.attachments.items()
         }
-        rows = self.policy.rows()
-        for table in ("verdicts", "peers", "cidrs", "policies"):
-            self.tables.want_all(table, rows[table])
         self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self.identities.labels))
         self.tables.want_all("endpoints", self._endpoint_rows())
 
@@ -384,6 +386,8 @@ class Wiring:
         failed: set[str] = set()
         for table in REMOVE_LATER:
             await self._remove(table, failed)
+        if not failed:
+            self.policy.swept()
 
     async def _raise_generations(self) -> None:
         """Overridden facts make flows decide anew; see datapath/generations."""

@@ -33,6 +33,9 @@ class Program:
     def info(self) -> dict[str, int]:
         return syscall.program_info(self.fd)
 
+    def instructions(self) -> bytes:
+        return syscall.program_instructions(self.fd)
+
     def test_run(self, data: bytes, *, ifindex: int = 0, ingress_ifindex: int = 0, repeat: int = 1) -> tuple[int, bytes, int]:
         """Run it on one frame: (return value, the frame afterwards, mean ns a run). `ifindex` must exist here."""
         context = bytearray(_SKB_SIZE)
@@ -69,8 +72,10 @@ class Datapath:
         self.close()
 
     def close(self) -> None:
-        for held in (*self._maps.values(), *self._programs.values()):
-            held.close()
+        for one in self._maps.values():
+            one.close()
+        for program in self._programs.values():
+            program.close()
         self._maps.clear()
         self._programs.clear()
 

@@ -72,8 +72,9 @@ def update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
 
 def delete(fd: int, key: bytes) -> bool:
     """Whether it was there: deleting the absent is no error."""
+    keys = ctypes.create_string_buffer(key, len(key))  # named: the attributes hold its address alone, and it must outlive them
     try:
-        _bpf(_MAP_DELETE_ELEM, _element(fd, ctypes.create_string_buffer(key, len(key)), None), "map delete")
+        _bpf(_MAP_DELETE_ELEM, _element(fd, keys, None), "map delete")
     except KernelError as error:
         if error.number == errno.ENOENT:
             return False
@@ -100,9 +101,7 @@ def _element(
     return ctypes.create_string_buffer(packed, len(packed))
 
 
-def _batch(
-    command: int, fd: int, buffers: tuple[int, int], count: int, cursor: tuple[int, int], what: str
-) -> tuple[int, int]:
+def _batch(command: int, fd: int, buffers: tuple[int, int], count: int, cursor: tuple[int, int], what: str) -> tuple[int, int]:
     """(how many were done, errno or 0)."""
     packed = struct.pack("=QQQQIIQQ", *cursor, *buffers, count, fd, 0, 0)
     attributes = ctypes.create_string_buffer(packed, len(packed))
@@ -173,3 +172,14 @@ def program_info(fd: int) -> dict[str, int]:
     kind, number = struct.unpack_from("=II", info.raw, 0)
     translated = struct.unpack_from("=I", info.raw, 20)[0]
     return {"type": kind, "id": number, "instructions": translated // 8, "verified": struct.unpack_from("=I", info.raw, 216)[0]}
+
+
+def program_instructions(fd: int) -> bytes:
+    """The program as the kernel runs it: 8 bytes an instruction."""
+    room = ctypes.create_string_buffer(program_info(fd)["instructions"] * 8)
+    info = ctypes.create_string_buffer(256)
+    struct.pack_into("=I", info, 20, len(room))
+    struct.pack_into("=Q", info, 32, _address(room))
+    packed = struct.pack("=IIQ", fd, len(info), _address(info))
+    _bpf(_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(packed, len(packed)), "program instructions")
+    return room.raw

@@ -10,6 +10,8 @@ from pilus_maps.layout import Layout, Record
 from pilus_maps.syscall import KernelError
 
 _PER_CPU = {"percpu_array", "percpu_hash", "lru_percpu_hash"}
+# ENOTSUPP is the kernel's own, and Python has no name for it.
+_NO_BATCH = (524, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def possible_cpus() -> int:
@@ -54,7 +56,7 @@ class TypedMap:
         try:
             return dict(syscall.lookup_batch(self.fd, size, self._stride * self._cpus))
         except KernelError as error:
-            if error.number not in (errno.ENOTSUPP, errno.EOPNOTSUPP, errno.EINVAL):
+            if error.number not in _NO_BATCH:
                 raise
         found: dict[bytes, bytes] = {}
         key = syscall.next_key(self.fd, None, size)
@@ -72,7 +74,7 @@ class TypedMap:
             syscall.update(self.fd, keys[0], pairs[keys[0]])
         elif keys:
             done, number = syscall.update_batch(self.fd, keys, [pairs[key] for key in keys])
-            if number in (errno.ENOTSUPP, errno.EOPNOTSUPP):
+            if number in _NO_BATCH and not done:
                 for key in keys:
                     syscall.update(self.fd, key, pairs[key])
             elif number:

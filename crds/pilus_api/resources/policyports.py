@@ -65,8 +65,8 @@ def _compiles(text: str) -> bool:
     return True
 
 
-# Matching against something fails, and thus refuses, if the pattern does not compile; what it answers is no matter.
-_COMPILES_CEL = "''.matches(self) || true"
+# Matching fails, and thus refuses, if the pattern does not compile; what it answers is no matter. (An error beside `||` would be lost.)
+_COMPILES_CEL = "''.matches(self) ? true : true"
 HttpPath = Annotated[
     str, Field(max_length=200), Refusal(_COMPILES_CEL, "path must be a regular expression of RE2's syntax", _compiles)
 ]  # fmt: skip

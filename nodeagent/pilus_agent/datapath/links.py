@@ -6,13 +6,15 @@ pod's, if its alias says for which container it was made.
 """
 
 import ctypes
+import errno
+import functools
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -30,11 +32,35 @@ _CLONE_NEWNET = 0x40000000
 _INGRESS, _EGRESS = "ffff:fff2", "ffff:fff3"
 _NO_DAD = 0x02
 _PERMANENT = 0x80
+_LINK_LOCAL = 253  # a scope
+_KERNELS_OWN = 2  # a route's origin
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LinkError(PilusError):
     """A link could not be made as wanted."""
+
+
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
+_Method = Callable[Concatenate["Netlink", _Given], _Made]
+
+
+def _or_else(what: str) -> Callable[[_Method[_Given, _Made]], _Method[_Given, _Made]]:
+    """The kernel's refusal becomes LinkError, which says what could not be done."""
+
+    def decorate(method: _Method[_Given, _Made]) -> _Method[_Given, _Made]:
+        @functools.wraps(method)
+        def explained(self: "Netlink", /, *given: _Given.args, **named: _Given.kwargs) -> _Made:
+            try:
+                return method(self, *given, **named)
+            except NetlinkError as error:
+                which = f" ({given[0]})" if given and isinstance(given[0], str | int) else ""
+                raise LinkError(f"can't {what}{which}: {error.args[-1]}") from error
+
+        return explained
+
+    return decorate
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +85,12 @@ def write_sysctl(link: str, names: dict[str, str], family: str) -> None:
 
 def harden(link: str) -> None:
     """The host's stack forwards nothing from or to this link, believes no advertisement on it, answers for nobody."""
-    write_sysctl(link, {"forwarding": "0", "rp_filter": "0", "proxy_arp": "0", "accept_redirects": "0", "send_redirects": "0"}, "ipv4")
-    write_sysctl(link, {"forwarding": "0", "accept_ra": "0", "accept_redirects": "0", "addr_gen_mode": "1", "accept_dad": "0"}, "ipv6")
+    write_sysctl(
+        link, {"forwarding": "0", "rp_filter": "0", "proxy_arp": "0", "accept_redirects": "0", "send_redirects": "0"}, "ipv4"
+    )
+    write_sysctl(
+        link, {"forwarding": "0", "accept_ra": "0", "accept_redirects": "0", "addr_gen_mode": "1", "accept_dad": "0"}, "ipv6"
+    )
 
 
 class Netlink:
@@ -79,9 +109,11 @@ class Netlink:
         found = self._ip.link_lookup(ifname=name)
         return int(found[0]) if found else 0
 
+    @_or_else("look at a link")
     def mac(self, ifindex: int) -> str:
         return str(self._ip.link("get", index=ifindex)[0].get("IFLA_ADDRESS"))
 
+    @_or_else("look at a link")
     def mtu(self, ifindex: int) -> int:
         return int(self._ip.link("get", index=ifindex)[0].get("IFLA_MTU"))
 
@@ -103,56 +135,72 @@ class Netlink:
 
     # -- the node's own links --------------------------------------------------------------------------------------------
 
+    @_or_else("make the node's router link")
     def ensure_router(self, addresses: Iterable[Address], mtu: int) -> int:
         """The permanent link that holds the node's addresses out of its pod ranges. Returns its index."""
-        index = self.index(ROUTER_LINK)
-        if not index:
+        if not self._router_is_whole():
+            for name in (ROUTER_LINK, ROUTER_PEER):
+                self.delete(name)
             self._ip.link("add", ifname=ROUTER_LINK, kind="veth", mtu=mtu, peer={"ifname": ROUTER_PEER, "mtu": mtu})
-            index = self.index(ROUTER_LINK)
         for name in (ROUTER_LINK, ROUTER_PEER):
-            harden(name)
-            self._ip.link("set", index=self.index(name), state="up", arp=False)
+            self._settle(name, mtu)
+        index = self.index(ROUTER_LINK)
         self._addresses(index, set(addresses))
         return index
 
-    def _addresses(self, index: int, wanted: set[Address]) -> None:
-        held = {
-            str(found.get("IFA_ADDRESS")): int(found["prefixlen"])
-            for found in self._ip.get_addr(index=index)
-            if found["scope"] != 253  # link-local: the kernel's own
-        }
-        for text, length in held.items():
-            if text not in {str(address) for address in wanted}:
-                self._ip.addr("del", index=index, address=text, prefixlen=length)
-        for address in wanted:
-            if str(address) not in held:
-                flags = {"flags": _NO_DAD} if address.version == 6 else {}
-                self._ip.addr("add", index=index, address=str(address), prefixlen=address.max_prefixlen, **flags)
+    def _router_is_whole(self) -> bool:
+        index, peer = self.index(ROUTER_LINK), self.index(ROUTER_PEER)
+        if not index or not peer:
+            return False
+        held = self._ip.link("get", index=index)[0]
+        return bool(_kind(held) == "veth" and held.get("IFLA_LINK") == peer)
 
+    def _settle(self, name: str, mtu: int) -> None:
+        # The MTU first: below 1280 a link has no IPv6, and nothing there to harden.
+        self._ip.link("set", index=self.index(name), mtu=mtu)
+        harden(name)
+        self._ip.link("set", index=self.index(name), state="up", arp=False)
+
+    def _addresses(self, index: int, wanted: set[Address]) -> None:
+        """Exactly these, each alone: a longer network would bring a route."""
+        hosts = {(str(address), address.max_prefixlen): address for address in wanted}
+        held = {
+            (str(found.get("IFA_ADDRESS")), int(found["prefixlen"]))
+            for found in self._ip.get_addr(index=index)
+            if found["scope"] != _LINK_LOCAL  # the kernel's own
+        }
+        for text, length in held - hosts.keys():
+            self._ip.addr("del", index=index, address=text, prefixlen=length)
+        for text, length in hosts.keys() - held:
+            flags = {"flags": _NO_DAD} if hosts[text, length].version == 6 else {}
+            self._ip.addr("add", index=index, address=text, prefixlen=length, **flags)
+
+    @_or_else("make the tunnel link")
     def ensure_tunnel(self, port: int, mtu: int) -> int:
         """The tunnel link; its number and its far end come with each packet. Returns its index."""
-        index = self.index(TUNNEL_LINK)
-        if index:
-            held = self._ip.link("get", index=index)[0]
-            if held.get(("linkinfo", "data", "vxlan_port")) not in (port, None):
-                self._ip.link("del", index=index)
-                index = 0
-        if not index:
+        if self.index(TUNNEL_LINK) and not self._tunnel_is(port):
+            self.delete(TUNNEL_LINK)
+        if not self.index(TUNNEL_LINK):
             self._ip.link("add", ifname=TUNNEL_LINK, kind="vxlan", mtu=mtu, vxlan_collect_metadata=True, vxlan_port=port,
                           vxlan_learning=False)  # fmt: skip
-            index = self.index(TUNNEL_LINK)
-        harden(TUNNEL_LINK)
-        self._ip.link("set", index=index, state="up", arp=False, mtu=mtu)
-        return index
+        self._settle(TUNNEL_LINK, mtu)
+        return self.index(TUNNEL_LINK)
 
+    def _tunnel_is(self, port: int) -> bool:
+        held = self._ip.link("get", index=self.index(TUNNEL_LINK))[0]
+        if _kind(held) != "vxlan":
+            return False
+        data = held.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+        return (data.get("IFLA_VXLAN_PORT"), data.get("IFLA_VXLAN_COLLECT_METADATA")) == (port, 1)
+
+    @_or_else("set the routes behind a link")
     def ensure_routes(self, index: int, ranges: Iterable[Network], source: dict[int, Address]) -> None:
         """Exactly these ranges are behind the link; `source` by IP version is what this host itself sends from."""
         wanted = {str(network): network for network in ranges}
-        for version in (4, 6):
-            family = socket.AF_INET if version == 4 else socket.AF_INET6
+        for family, everything in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # not bound to
             for route in self._ip.get_routes(family=family, oif=index, table=254):
-                text = f"{route.get('RTA_DST')}/{route['dst_len']}"
-                if route.get("RTA_DST") and route["proto"] == 4 and text not in wanted:
+                text = f"{route.get('RTA_DST') or everything}/{route['dst_len']}"
+                if route["proto"] != _KERNELS_OWN and text not in wanted:
                     self._ip.route("del", dst=text, oif=index, family=family)
         for text, network in wanted.items():
             more = {"prefsrc": str(source[network.version])} if network.version in source else {}
@@ -160,35 +208,38 @@ class Netlink:
 
     # -- pods ------------------------------------------------------------------------------------------------------------
 
+    @_or_else("make the link of a pod")
     def create_pod_link(self, name: str, container: str, netns: int, inside: str, macs: tuple[str, str], mtu: int) -> int:
         """A veth whose other end is born in the pod's namespace (moving it later costs 18 ms). `macs`: host's, pod's. The host's
         side stays down. Returns its index; raises LinkError."""
-        try:
-            self._ip.link("add", ifname=name, kind="veth", mtu=mtu, address=macs[0],
-                          peer={"ifname": inside, "net_ns_fd": netns, "address": macs[1], "mtu": mtu})  # fmt: skip
-        except NetlinkError as error:
-            raise LinkError(f"can't make the link {name} with {inside} in the pod: {error.args[-1]}") from error
+        self._ip.link("add", ifname=name, kind="veth", mtu=mtu, address=macs[0],
+                      peer={"ifname": inside, "net_ns_fd": netns, "address": macs[1], "mtu": mtu})  # fmt: skip
         index = self.index(name)
         self._ip.link("set", index=index, ifalias=ALIAS + container)
         harden(name)
         return index
 
+    @_or_else("configure the link in a pod")
     def configure_pod(self, netns: int, inside: str, addresses: Iterable[Address], routers: dict[int, Address]) -> None:
         """Inside the pod: addresses, the gateway of each family, link and loopback up."""
         with _within(netns) as ip:
-            index = int(ip.link_lookup(ifname=inside)[0])
+            found = ip.link_lookup(ifname=inside)
+            if not found:
+                raise LinkError(f"the pod has no interface {inside}: did something in it remove it?")
+            index = int(found[0])
             ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
             ip.link("set", index=index, state="up")
             for address in addresses:
                 router = routers[address.version]
                 flags = {"flags": _NO_DAD} if address.version == 6 else {}
-                with suppress_existing():
+                with _suppress(errno.EEXIST):
                     ip.addr("add", index=index, address=str(address), prefixlen=address.max_prefixlen, **flags)
                 scope = {"scope": "link"} if address.version == 4 else {}
                 ip.route("replace", dst=f"{router}/{router.max_prefixlen}", oif=index, family=_family(router), **scope)
                 default = "0.0.0.0/0" if address.version == 4 else "::/0"
                 ip.route("replace", dst=default, gateway=str(router), oif=index, family=_family(router))
 
+    @_or_else("connect a pod")
     def connect_pod(self, ifindex: int, mac: str, addresses: Iterable[Address], routers: dict[int, Address]) -> None:
         """The host's side: up, with a route and a permanent neighbour entry for each address (a resolved one would age)."""
         self._ip.link("set", index=ifindex, state="up")
@@ -199,24 +250,28 @@ class Netlink:
             scope = {"scope": "link"} if address.version == 4 else {}
             self._ip.route("replace", dst=f"{address}/{address.max_prefixlen}", oif=ifindex, family=family, **scope, **source)
 
+    @_or_else("delete a link")
     def delete(self, name: str) -> bool:
         """Whether it was there."""
         index = self.index(name)
         if index:
-            with suppress(NetlinkError):  # gone meanwhile, with the pod's namespace
+            with _suppress(errno.ENODEV):  # gone meanwhile, with the pod's namespace
                 self._ip.link("del", index=index)
         return bool(index)
 
+    @_or_else("set a link down")
     def set_down(self, name: str) -> None:
         index = self.index(name)
         if index:
-            self._ip.link("set", index=index, state="down")
+            with _suppress(errno.ENODEV):
+                self._ip.link("set", index=index, state="down")
 
     # -- filters ---------------------------------------------------------------------------------------------------------
 
+    @_or_else("attach programs to a link")
     def attach(self, ifindex: int, ingress: tuple[str, int], egress: tuple[str, int]) -> None:
         """Both programs, each a name and a descriptor, on clsact, in place of what was there under our handle."""
-        with suppress_existing():
+        with _suppress(errno.EEXIST):
             self._ip.tc("add", "clsact", ifindex)
         for parent, (name, fd) in ((_INGRESS, ingress), (_EGRESS, egress)):
             self._ip.tc("replace-filter", "bpf", ifindex, parent=parent, fd=fd, name=name, direct_action=True, prio=1, handle=1)
@@ -237,12 +292,17 @@ class Netlink:
         return found
 
 
+def _kind(link: Any) -> str:
+    info = link.get("IFLA_LINKINFO")
+    return str(info.get("IFLA_INFO_KIND")) if info else ""
+
+
 @contextmanager
-def suppress_existing() -> Iterator[None]:
+def _suppress(number: int) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
-        if error.code != 17:
+        if error.code != number:
             raise
 
 

@@ -23,8 +23,7 @@ from pathlib import Path
 
 DESCRIPTION_VERSION = 1
 # The headers that bcc's own preamble asks for: all of them are the kernel's types, which the BTF has.
-_HEADERS = """linux/bpf.h uapi/linux/bpf.h linux/types.h linux/if_packet.h uapi/linux/if_packet.h linux/workqueue.h
-linux/bpf_common.h linux/stddef.h linux/log2.h asm/types.h asm/page.h""".split()
+_HEADERS = ["linux/bpf.h", "uapi/linux/bpf.h", "linux/types.h", "linux/if_packet.h", "uapi/linux/if_packet.h", "linux/workqueue.h", "linux/bpf_common.h", "linux/stddef.h", "linux/log2.h", "asm/types.h", "asm/page.h"]
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "s32": 4, "s64": 8, "__be16": 2, "__be32": 4, "__be64": 8}
 _TYPES = {"sched_cls": "SCHED_CLS"}

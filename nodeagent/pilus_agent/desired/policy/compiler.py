@@ -63,8 +63,10 @@ class PolicyCompiler:
         self._by_selector: dict[Selector, set[PolicyName]] = {}
         self._of_endpoint: dict[str, PolicyName] = {}
         self._published: dict[PolicyName, CompiledPolicy | TooLarge] = {}
-        # Since the last compile: endpoints to look at, and identities with the selectors that selected them before.
+        # Since the last compile: endpoints to look at (of the second the bits; who takes over a bit is in the first), and
+        # identities with the selectors that selected them before.
         self._changed_endpoints: set[str] = set()
+        self._changed_subjects = 0
         self._changed_identities: dict[Identity, set[Selector]] = {}
 
     def put_policies(self, source: str, policies: Iterable[Policy]) -> None:
@@ -83,7 +85,7 @@ class PolicyCompiler:
         for policy, content in zip(before, self._digests.get(source, ()), strict=True):
             self._forget_policy(policy.subject, content)
         for policy in (*before, *now):
-            self._changed_endpoints.update(self._subjects.members(self._subjects.select(policy.subject)))
+            self._changed_subjects |= self._subjects.select(policy.subject)
         for policy in before:
             if policy.subject not in self._by_subject:
                 self._subjects.forget(policy.subject)
@@ -156,6 +158,8 @@ class PolicyCompiler:
         """Every changed endpoint to its rule set; what nobody has any more goes. Returns the rule sets that are new."""
         fresh: set[PolicyName] = set()
         left: set[PolicyName] = set()
+        self._changed_endpoints.update(self._subjects.members(self._changed_subjects))
+        self._changed_subjects = 0
         for name in self._changed_endpoints:
             before = self._of_endpoint.pop(name, None)
             if before is not None:
@@ -203,6 +207,9 @@ class PolicyCompiler:
     def _refresh_identities(self, fresh: set[PolicyName]) -> set[PolicyName]:
         """Every changed identity in every rule set that selects it or did; those just filled have it already."""
         touched: set[PolicyName] = set()
+        if len(fresh) == len(self._live):
+            self._changed_identities.clear()
+            return touched
         by_name = {name for name, live in self._live.items() if any(each.names_for_anyone for each in live.directions)}
         for identity, selectors in self._changed_identities.items():
             known = identity in self._identities

@@ -119,10 +119,10 @@ def build(grants: Iterable[Grant], default_deny: bool) -> PortTable:
 
 
 def _answer(code: int, default: Answer) -> Answer:
-    precedence, rule = Precedence(code >> 32), code & 0xFFFF_FFFF
-    if precedence is Precedence.NONE:
+    if code == _NO_RULE:
         return default
-    return Answer(Decision.DENY if precedence is Precedence.DENY else Decision.ALLOW, precedence, rule)
+    precedence = code >> 32
+    return Answer(Decision.DENY if precedence == Precedence.DENY else Decision.ALLOW, precedence, code & 0xFFFF_FFFF)
 
 
 def _painted(spans: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
@@ -152,14 +152,9 @@ def _painted(spans: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
     return stretches
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A prefix of ports, and the answers of which any could stand on it at the least cost below."""
-
-    port: int
-    bits: int
-    fitting: frozenset[int]
-    halves: tuple["_Node", "_Node"] | None
+# A prefix of ports: (port, bits, answers of which any could stand on it at the least cost below, its two halves if they differ).
+# Answers are bits of a set, the lowest the one preferred; a plain tuple, since a table has hundreds and few outlive it.
+_Node = tuple[int, int, int, tuple["_Node", "_Node"] | None]
 
 
 def _shortest(stretches: list[tuple[int, int]], inherited: int) -> Iterator[tuple[int, int, int]]:
@@ -169,23 +164,34 @@ def _shortest(stretches: list[tuple[int, int]], inherited: int) -> Iterator[tupl
     """
 
     starts = [start for start, _ in stretches]
+    own = [index for index, (_, code) in enumerate(stretches) if code != inherited]
+    ends = [*starts[1:], PORTS]
+    if all(ends[index] - starts[index] == 1 for index in own) and all(two - one > 1 for one, two in pairwise(own)):
+        # Single ports, none beside another: a row each is the fewest, since each has a sibling that answers otherwise.
+        for index in own:
+            yield starts[index], 16, stretches[index][1]
+        return
+
+    codes = sorted({code for _, code in stretches} | {inherited})
+    bit = {code: 1 << index for index, code in enumerate(codes)}
+    fitting = [bit[code] for _, code in stretches]
 
     def node(port: int, bits: int, first: int, last: int) -> _Node:
         if first == last:
-            return _Node(port, bits, frozenset((stretches[first][1],)), None)
+            return port, bits, fitting[first], None
         middle = port + (PORTS >> (bits + 1))
         cut = bisect_left(starts, middle, first, last + 1)
         low = node(port, bits + 1, first, cut - 1)
         # A stretch that began in the lower half reaches into the upper one.
         begins = cut <= last and starts[cut] == middle
         high = node(middle, bits + 1, cut if begins else cut - 1, last)
-        return _Node(port, bits, low.fitting & high.fitting or low.fitting | high.fitting, (low, high))
+        return port, bits, low[2] & high[2] or low[2] | high[2], (low, high)
 
-    def rows(at: _Node, above: int) -> Iterator[tuple[int, int, int]]:
-        here = above if above in at.fitting else min(at.fitting)
+    waiting = [(node(0, 0, 0, len(stretches) - 1), bit[inherited])]
+    while waiting:
+        (port, bits, fits, halves), above = waiting.pop()
+        here = above if above & fits else fits & -fits
         if here != above:
-            yield at.port, at.bits, here
-        for half in at.halves or ():
-            yield from rows(half, here)
-
-    yield from rows(node(0, 0, 0, len(stretches) - 1), inherited)
+            yield port, bits, codes[here.bit_length() - 1]
+        if halves is not None:
+            waiting += ((halves[0], here), (halves[1], here))

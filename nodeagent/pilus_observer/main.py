@@ -1,0 +1,84 @@
+"""pilus-observer: the process. Reads what it is told on the command line and in the settings, and runs until SIGTERM."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from pilus_api import settings
+from pilus_api.errors import PilusError
+from pilus_maps.datapath import DESCRIPTION
+from pilus_observer import agent, listener
+from pilus_observer.observer import Observer, Places, alone
+from pilus_observer.rules import RULES
+from pilus_observer.server import SOCKET
+
+_log = structlog.get_logger(__name__)
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("pilus-observer", description="Tells what happens to packets on this node.")
+    parser.add_argument("--node-name", required=True, help="this node's name, for the log")
+    parser.add_argument("--config", type=Path, required=True, help="the settings, a YAML file")
+    parser.add_argument(
+        "--description", type=Path, default=DESCRIPTION, help="what the agent's loader wrote (default: %(default)s)"
+    )
+    parser.add_argument("--socket", type=Path, default=SOCKET, help="where to answer (default: %(default)s)")
+    parser.add_argument("--agent", type=Path, default=agent.AGENT, help="where the agent answers (default: %(default)s)")
+    parser.add_argument("--rules", type=Path, default=RULES, help="the rules' names (default: %(default)s)")
+    parser.add_argument(
+        "--metrics", metavar="ADDRESS", help='where to serve metrics, "" for nowhere (default: as the settings say)'
+    )
+    return parser.parse_args(given)
+
+
+def configure_log(node: str, debug: bool) -> None:
+    """JSON lines on standard error, one for each thing that has changed."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    structlog.contextvars.bind_contextvars(node=node)
+
+
+async def _run(observer: Observer) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await observer.run(stop)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    wanted = arguments(given)
+    try:
+        held = settings.load(wanted.config)
+        configure_log(wanted.node_name, held.debug)
+        metrics = wanted.metrics
+        if metrics is None:
+            metrics = str(getattr(held, "hubble_metrics_server", listener.DEFAULT))
+        observer = Observer(Places(wanted.description, wanted.socket, wanted.agent, wanted.rules, metrics))
+        with alone(wanted.socket):
+            _log.info("observing")
+            asyncio.run(_run(observer))
+            _log.info("stopped")
+    except PilusError as error:
+        print(f"pilus-observer: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

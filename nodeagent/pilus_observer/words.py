@@ -1,0 +1,97 @@
+"""The datapath's numbers in words: hooks, drop reasons, directions, protocols, addresses.
+
+In: the description that the loader wrote, and numbers out of maps and events. Out: text. Never raises for a number it does not
+know: programs may be newer than this process.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
+ICMP = frozenset({1, 58})
+FORWARDED, DROPPED = "FORWARDED", "DROPPED"
+INGRESS, EGRESS = "ingress", "egress"
+
+# What a hook sees goes to a pod or comes from one.
+_HOOK_DIRECTIONS = {
+    "pod_from": EGRESS,
+    "pod_to": INGRESS,
+    "overlay_from": INGRESS,
+    "overlay_to": EGRESS,
+    "uplink_from": INGRESS,
+    "uplink_to": EGRESS,
+}
+# These reasons come from a policy: the event says which direction's.
+_POLICY_REASONS = ("PILUS_DROP_POLICY", "PILUS_DROP_POLICY_DENY", "PILUS_DROP_UNKNOWN_IDENTITY")
+# The flow tools' names for reasons are their texts in capitals, but for these.
+_FLOW_REASONS = {
+    134: "INVALID_PACKET_DROPPED",
+    181: "POLICY_DENY",
+    182: "VLAN_FILTERED",
+    183: "INVALID_VNI",
+    203: "DROP_EP_NOT_READY",
+}
+
+
+def protocol(number: int) -> str:
+    return PROTOCOLS.get(number, str(number))
+
+
+def address(family: int, raw: bytes) -> str | None:
+    """The 16 bytes of a struct pilus_address as text; None where there is no address."""
+    if family == 4:
+        return str(ipaddress.IPv4Address(raw[:4]))
+    if family == 6:
+        return str(ipaddress.IPv6Address(raw))
+    return None
+
+
+class Words:
+    """One datapath's enums and texts."""
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        enums: Mapping[str, Mapping[str, int]] = description["enums"]
+        texts: Mapping[str, str] = description["texts"]
+        self._enums = enums
+        self._hooks = self.names("pilus_hook")
+        self._paths = self.names("pilus_path")
+        self._directions = self.names("pilus_direction")
+        drops = enums.get("pilus_drop", {})
+        self._reasons = {number: texts.get(name, name) for name, number in drops.items()}
+        self._of_policy = frozenset(drops[name] for name in _POLICY_REASONS if name in drops)
+        self.hook_count = enums.get("pilus_hook", {}).get("PILUS_HOOK_COUNT", len(self._hooks))
+
+    def names(self, enum: str) -> dict[int, str]:
+        """`pilus_hook` -> {0: "pod_from", ...}."""
+        prefix = f"{enum.upper()}_"
+        constants = self._enums.get(enum, {})
+        return {number: name.removeprefix(prefix).lower() for name, number in constants.items() if not name.endswith("_COUNT")}
+
+    def hook(self, number: int) -> str:
+        return self._hooks.get(number, f"hook {number}")
+
+    def path(self, number: int) -> str:
+        return self._paths.get(number, f"path {number}")
+
+    def reason(self, number: int) -> str:
+        return self._reasons.get(number, f"reason {number}")
+
+    def hook_direction(self, hook: int) -> str | None:
+        return _HOOK_DIRECTIONS.get(self.hook(hook))
+
+    def direction(self, hook: int, reason: int, decided: int) -> str | None:
+        """Whose policy dropped it, else which way the hook's packets go: a program that asked no policy leaves `decided` zero."""
+        return self._directions.get(decided) if reason in self._of_policy else self.hook_direction(hook)
+
+    def flow_reason(self, number: int) -> str:
+        """The reason's name in the flow tools' metrics."""
+        listed = _FLOW_REASONS.get(number)
+        if listed:
+            return listed
+        return (
+            "".join(letter if letter.isalnum() else " " for letter in self.reason(number))
+            .upper()
+            .replace("  ", " ")
+            .replace(" ", "_")
+        )

@@ -1,0 +1,72 @@
+"""Policies, written: conditions and `enforced`, through the status subresource.
+
+In: policies (from kopf's handlers), nodes' words about them, and nodes. Out: one patch a second at most for each policy.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from pilus_api.connection import Connection, NotFound, Object
+from pilus_api.errors import InvalidError
+from pilus_operator.facts import Realised
+from pilus_operator.policies import Policies, conditions_of, policy_of
+from pilus_operator.reconcile import each
+
+# Nodes tell of a new policy one after the other; its status need not be written for each.
+PAUSE_SECONDS = 1.0
+
+
+class PolicyWriter:
+    """`check` raises InvalidError for an object that means nothing."""
+
+    def __init__(self, connection: Connection, check: Callable[[Object], object], pause: float = PAUSE_SECONDS) -> None:
+        self._connection = connection
+        self._check = check
+        self._pause = pause
+        self._policies = Policies()
+
+    def policy(self, plural: str, raw: Object, gone: bool) -> None:
+        metadata = raw["metadata"]
+        if gone:
+            self._policies.remove_policy(metadata["uid"])
+            return
+        error = ""
+        try:
+            self._check(raw)
+        except InvalidError as invalid:
+            error = str(invalid)
+        namespace = f"namespaces/{metadata['namespace']}/" if metadata.get("namespace") else ""
+        path = f"/apis/cilium.io/v2/{namespace}{plural}/{metadata['name']}/status"
+        self._policies.set_policy(metadata["uid"], policy_of(raw, path, error))
+
+    def node(self, name: str, present: bool) -> None:
+        self._policies.set_node(name, present)
+
+    def said(self, node: str, said: Mapping[str, Realised]) -> None:
+        self._policies.set_said(node, said)
+
+    async def write(self) -> float | None:
+        """Write what differs; only to be called when nodes and their statuses are in sync."""
+        todo = sorted(self._policies.dirty)
+        if not todo:
+            return None
+        self._policies.dirty.clear()
+        await each(todo, self._write)
+        await asyncio.sleep(self._pause)
+        return 0.0 if self._policies.dirty else None
+
+    async def _write(self, uid: str) -> None:
+        policy = self._policies.policies.get(uid)
+        status = self._policies.patch(uid, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")) if policy else None
+        if policy is None or status is None:
+            return
+        try:
+            # With the uid, a policy of the same name that came in between is not taken for this one.
+            made = await self._connection.patch(policy.path, {"metadata": {"uid": uid}, "status": status})
+        except NotFound:
+            return  # gone, and kopf tells us, or will never: then it is asked no more
+        except BaseException:
+            self._policies.dirty.add(uid)
+            raise
+        self._policies.written(uid, conditions_of(made), str((made.get("status") or {}).get("enforced") or ""))

@@ -1,0 +1,33 @@
+"""The tables of policies that are refused and accepted, for the models and for the API server alike."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+FOLDER = Path(__file__).parent
+
+
+def _policy(case: dict[str, Any]) -> dict[str, Any]:
+    """The object of a case."""
+    kind = case.get("kind", "CiliumNetworkPolicy")
+    held: dict[str, Any] = {"apiVersion": "cilium.io/v2", "kind": kind, "metadata": {"name": "case"}}
+    if kind == "CiliumNetworkPolicy":
+        held["metadata"]["namespace"] = "default"
+    if "object" in case:
+        return held | case["object"]
+    spec = case.get("spec", {})
+    if "ports" in case:
+        many = [{"port": str(number + 1)} for number in range(case["ports"])]
+        spec = {"ingressDeny" if case.get("deny") else "ingress": [{"toPorts": [{"ports": many}]}]}
+    if "icmps" in case:
+        spec = {"ingress": [{"icmps": [{"fields": [{"type": number} for number in range(case["icmps"])]}]}]}
+    return held | {"spec": {"endpointSelector": {}} | spec}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for table in ("refused", "accepted"):
+        if table in metafunc.fixturenames:
+            cases = yaml.safe_load((FOLDER / f"{table}.yaml").read_text())
+            metafunc.parametrize(table, [case | {"policy": _policy(case)} for case in cases], ids=[case["name"] for case in cases])

@@ -1,0 +1,123 @@
+"""Models refuse what the API server refuses, and say where."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pilus_api.errors import InvalidError
+from pilus_api.policies import policies_of
+from pilus_api.resources.ciliumendpoint import CiliumEndpoint
+from pilus_api.resources.ciliumidentity import CiliumIdentity
+from pilus_api.resources.ciliumnode import CiliumNode
+from pilus_api.resources.model import parse
+from pilus_api.resources.pilusnodestatus import PilusNodeStatus
+from pilus_api.resources.pilusrangeclaim import PilusRangeClaim, claim_name
+
+
+def test_a_refused_policy_is_refused(refused: dict[str, Any]) -> None:
+    with pytest.raises(InvalidError) as caught:
+        policies_of(refused["policy"], cluster="default")
+    assert refused["says"] in str(caught.value)
+
+
+def test_an_accepted_policy_is_accepted(accepted: dict[str, Any]) -> None:
+    assert policies_of(accepted["policy"], cluster="default")
+
+
+def test_the_tables_name_each_case_once() -> None:
+    for table in ("refused", "accepted"):
+        names = [case["name"] for case in yaml.safe_load((Path(__file__).parent / f"{table}.yaml").read_text())]
+        assert len(names) == len(set(names))
+
+
+def test_the_path_leads_to_the_field() -> None:
+    policy = {
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a"},
+        "specs": [{"endpointSelector": {}, "ingress": [{}, {"toPorts": [{"ports": [{"port": "80"}, {"port": "x y"}]}]}]}],
+    }  # fmt: skip
+    with pytest.raises(InvalidError) as caught:
+        policies_of(policy, cluster="default")
+    assert caught.value.path == "specs[0].ingress[1].toPorts[0].ports[1].port"
+
+
+def test_a_mistyped_field_is_refused_and_not_dropped() -> None:
+    policy = {
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a"},
+        "spec": {"endpointSelector": {}, "ingress": [{"fromEndpoint": [{}], "toPorts": [{"ports": [{"port": "80"}]}]}]},
+    }  # fmt: skip
+    with pytest.raises(InvalidError, match="fromEndpoint"):
+        policies_of(policy, cluster="default")
+
+
+def test_a_null_field_is_an_absent_one() -> None:
+    policy = {
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a"},
+        "spec": {"endpointSelector": {}, "ingress": None, "egress": [{"toEndpoints": None}]},
+    }  # fmt: skip
+    (found,) = policies_of(policy, cluster="default")
+    assert found.default_deny == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("obj", "path"),
+    [
+        ({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}, "kind"),
+        ({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "spec": {"endpointSelector": {}}}, "metadata"),
+        ({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {}, "spec": {"endpointSelector": {}}}, "metadata.name"),
+        ({}, "kind"),
+    ],
+)  # fmt: skip
+def test_what_is_no_policy(obj: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        policies_of(obj, cluster="default")
+    assert caught.value.path == path
+
+
+def meta(name: str, kind: str, version: str = "cilium.io/v2") -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}}
+
+
+def test_unknown_fields_of_shared_kinds_are_kept() -> None:
+    spec = {"addresses": [{"type": "InternalIP", "ip": "10.0.0.1", "zone": "a"}], "eni": {"vpc-id": "x"}}
+    held = parse(CiliumNode, meta("n1", "CiliumNode") | {"spec": spec})
+    assert held.model_dump(by_alias=True, exclude_none=True)["spec"] == spec
+    status = {
+        "id": 7,
+        "state": "ready",
+        "networking": {"addressing": [{"ipv4": "10.0.0.2"}], "node": "10.0.0.1"},
+        "future": {"a": 1},
+    }
+    endpoint = parse(CiliumEndpoint, meta("web", "CiliumEndpoint") | {"status": status})
+    assert endpoint.model_dump(by_alias=True, exclude_none=True)["status"] == status
+
+
+def test_identity() -> None:
+    held = parse(CiliumIdentity, meta("300", "CiliumIdentity") | {"security-labels": {"k8s:app": "web"}})
+    assert held.security_labels == {"k8s:app": "web"}
+    with pytest.raises(InvalidError, match="security-labels"):
+        parse(CiliumIdentity, meta("300", "CiliumIdentity"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("10-44-0-0-24", "10.44.0.0/24"), ("fd00-44--64", "fd00:44:/64"), ("10-44-0-1-24", "10.44.0.1/24"), ("other", "10.44.0.0/24")],
+)
+def test_range_claim(name: str, text: str) -> None:
+    claim = meta(name, "PilusRangeClaim", "pilus.io/v1alpha1") | {"spec": {"node": "n1", "range": text}}
+    if (name, text) == ("10-44-0-0-24", "10.44.0.0/24"):
+        assert parse(PilusRangeClaim, claim).metadata.name == claim_name(text)
+        return
+    with pytest.raises(InvalidError):
+        parse(PilusRangeClaim, claim)
+
+
+def test_node_status() -> None:
+    policies = [{"uid": "u", "generation": 3, "realised": True, "unenforced": ["spec.egress[0].toFQDNs"]}]
+    held = parse(
+        PilusNodeStatus,
+        meta("n1", "PilusNodeStatus", "pilus.io/v1alpha1") | {"status": {"policies": policies, "agent": {"ready": True}}},
+    )
+    assert held.status.policies[0].unenforced == ["spec.egress[0].toFQDNs"]
+    assert held.status.agent.ready

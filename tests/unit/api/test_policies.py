@@ -1,0 +1,399 @@
+"""What policies of cilium.io mean, in the words of pilus_api.rules: a table of elements, and what becomes of them."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from pilus_api.errors import InvalidError
+from pilus_api.labels import Labels, parse_label
+from pilus_api.policies import drafts_of, policies_of, resolve
+from pilus_api.rules import AddressPeer, Direction, Peer, Policy, Ports, Rule
+from pilus_api.selectors import Operator, Requirement, Selector
+
+SIGNS = {Operator.IN: "=", Operator.NOT_IN: "!="}
+
+
+def requirement(held: Requirement) -> str:
+    name = f"{held.source}:{held.key}".replace("io.kubernetes.pod.namespace", "NS").replace(
+        "io.cilium.k8s.policy.cluster", "CLUSTER"
+    )
+    if held.operator in SIGNS:
+        return f"{name}{SIGNS[held.operator]}{'|'.join(held.values)}"
+    return name if held.operator is Operator.EXISTS else f"!{name}"
+
+
+def peer(held: Peer) -> str:
+    if isinstance(held, AddressPeer):
+        return f"{held.prefix}" + "".join(f"-{excepted}" for excepted in held.excepted) + f" {held.scope.name}"
+    return " & ".join(requirement(each) for each in held.requirements) or "everything"
+
+
+def port(held: Ports) -> str:
+    return f"{held.protocol}/{held.name or held.low}" + (f"-{held.high}" if held.high > held.low else "")
+
+
+def rule(held: Rule) -> str:
+    """`verb peers [: ports] [! unenforced]`; peers and ports of None are *, and without any nobody and nothing."""
+    peers = "*" if held.peers is None else ", ".join(peer(each) for each in held.peers) or "nobody"
+    ports = "*" if held.ports is None else " ".join(port(each) for each in held.ports) or "nothing"
+    text = f"{'deny' if held.deny else 'allow'} {peers} : {ports}"
+    return f"{text} ! {' '.join(held.unenforced)}" if held.unenforced else text
+
+
+def policy(spec: str | dict[str, Any], *, clusterwide: bool = False, name: str = "p") -> dict[str, Any]:
+    held = yaml.safe_load(spec) if isinstance(spec, str) else spec
+    kind = "CiliumClusterwideNetworkPolicy" if clusterwide else "CiliumNetworkPolicy"
+    metadata = {"name": name} | ({} if clusterwide else {"namespace": "N"})
+    return {"apiVersion": "cilium.io/v2", "kind": kind, "metadata": metadata, "spec": {"endpointSelector": {}} | held}
+
+
+def compiled(spec: str | dict[str, Any], *, clusterwide: bool = False) -> Policy:
+    (found,) = policies_of(policy(spec, clusterwide=clusterwide), cluster="blue")
+    return found
+
+
+ELEMENTS = [
+    # peers: absent, empty, everything in the namespace
+    ("{}", "allow nobody : *"),
+    ("{fromEndpoints: []}", "allow nobody : *"),
+    ("{fromEndpoints: [], toPorts: [{ports: [{port: '80', protocol: TCP}]}]}", "allow nobody : 6/80"),
+    ("{fromCIDR: []}", "allow nobody : *"),
+    ("{fromCIDRSet: []}", "allow nobody : *"),
+    ("{fromEntities: []}", "allow nobody : *"),
+    ("{fromNodes: []}", "allow nobody : *"),
+    ("{fromEndpoints: [{}]}", "allow k8s:NS=N : *"),
+    ("{fromEndpoints: [{}, {}]}", "allow k8s:NS=N : *"),
+    ("{toPorts: [{ports: [{port: '80', protocol: TCP}]}]}", "allow * : 6/80"),
+    # sources, and the namespace that is implied
+    ("{fromEndpoints: [{matchLabels: {app: a}}]}", "allow any:app=a & k8s:NS=N : *"),
+    ("{fromEndpoints: [{matchLabels: {'k8s:app': a}}]}", "allow k8s:NS=N & k8s:app=a : *"),
+    ("{fromEndpoints: [{matchLabels: {'any:app': a, 'cni:x': b}}]}", "allow any:app=a & cni:x=b & k8s:NS=N : *"),
+    ("{fromEndpoints: [{matchLabels: {app: a}}, {matchLabels: {app: b}}]}", "allow any:app=a & k8s:NS=N, any:app=b & k8s:NS=N : *"),
+    ("{fromEndpoints: [{matchLabels: {io.kubernetes.pod.namespace: M}}]}", "allow any:NS=M : *"),
+    ("{fromEndpoints: [{matchLabels: {'k8s:io.kubernetes.pod.namespace': M}}]}", "allow k8s:NS=M : *"),
+    ("{fromEndpoints: [{matchExpressions: [{key: 'k8s:io.kubernetes.pod.namespace', operator: Exists}]}]}", "allow k8s:NS : *"),
+    (
+        "{fromEndpoints: [{matchLabels: {'k8s:io.cilium.k8s.namespace.labels.team': a}}]}",
+        "allow k8s:io.cilium.k8s.namespace.labels.team=a : *",
+    ),
+    ("{fromEndpoints: [{matchLabels: {'cni:io.kubernetes.pod.namespace': M}}]}", "allow cni:NS=M & k8s:NS=N : *"),
+    ("{fromEndpoints: [{matchLabels: {'reserved:host': ''}}]}", "allow reserved:host= : *"),
+    (
+        "{fromEndpoints: [{matchExpressions: [{key: a, operator: In, values: [y, x, x]}, {key: b, operator: NotIn, values: [z]},"
+        " {key: c, operator: Exists}, {key: d, operator: DoesNotExist}]}]}",
+        "allow any:a=x|y & any:b!=z & any:c & !any:d & k8s:NS=N : *",
+    ),
+    # entities
+    ("{fromEntities: [all]}", "allow everything : *"),
+    ("{fromEntities: [world]}", "allow reserved:world=, reserved:world-ipv4=, reserved:world-ipv6= : *"),
+    ("{fromEntities: [host, kube-apiserver]}", "allow reserved:host=, reserved:kube-apiserver= : *"),
+    ("{fromEntities: [none]}", "allow reserved:none= : *"),
+    (
+        "{fromEntities: [cluster]}",
+        "allow reserved:host=, reserved:remote-node=, reserved:init=, reserved:ingress=, reserved:health=, reserved:unmanaged=,"
+        " reserved:kube-apiserver=, k8s:CLUSTER=blue : *",
+    ),
+    # addresses
+    ("{fromCIDR: [10.0.0.1, 10.1.2.3/8]}", "allow 10.0.0.1/32 OUTSIDE, 10.0.0.0/8 OUTSIDE : *"),
+    ("{fromCIDR: ['fd00::1', '::/0']}", "allow fd00::1/128 OUTSIDE, ::/0 OUTSIDE : *"),
+    ("{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]}", "allow 10.0.0.0/8-10.1.0.0/16 OUTSIDE : *"),
+    # requirements
+    ("{fromRequires: [{matchLabels: {env: prod}}]}", "allow nobody : *"),
+    ("{fromRequires: [{matchLabels: {env: prod}}], toPorts: [{ports: [{port: '80', protocol: TCP}]}]}", "allow nobody : 6/80"),
+    (
+        "{fromRequires: [{matchLabels: {env: prod}}], fromEndpoints: [{matchLabels: {app: a}}]}",
+        "allow any:app=a & any:env=prod & k8s:NS=N : *",
+    ),
+    (
+        "{fromRequires: [{matchLabels: {env: prod}}, {matchLabels: {io.kubernetes.pod.namespace: M}}],"
+        " fromEndpoints: [{matchLabels: {io.kubernetes.pod.namespace: M}}]}",
+        "allow any:NS=M & any:env=prod & k8s:NS=N : *",
+    ),
+    ("{fromRequires: [{matchLabels: {env: prod}}], fromEntities: [host]}", "allow reserved:host= : *"),
+    # ports
+    ("{toPorts: []}", "allow nobody : *"),
+    ("{toPorts: [{}]}", "allow * : nothing"),
+    ("{toPorts: [{ports: []}]}", "allow * : nothing"),
+    ("{fromEndpoints: [{}], toPorts: []}", "allow k8s:NS=N : *"),
+    ("{fromEndpoints: [{}], toPorts: [{}]}", "allow k8s:NS=N : nothing"),
+    ("{toPorts: [{}, {ports: [{port: '80', protocol: TCP}]}]}", "allow * : 6/80"),
+    ("{toPorts: [{ports: [{port: '80'}]}]}", "allow * : 6/80 17/80 132/80"),
+    ("{toPorts: [{ports: [{port: '80', protocol: any}]}]}", "allow * : 6/80 17/80 132/80"),
+    ("{toPorts: [{ports: [{port: '53', protocol: Udp}, {port: '53', protocol: TCP}]}]}", "allow * : 6/53 17/53"),
+    ("{toPorts: [{ports: [{port: '0', protocol: SCTP}]}]}", "allow * : 132/0-65535"),
+    ("{toPorts: [{ports: [{port: '0', endPort: 65535, protocol: TCP}]}]}", "allow * : 6/0-65535"),
+    ("{toPorts: [{ports: [{port: '80', endPort: 90, protocol: TCP}]}]}", "allow * : 6/80-90"),
+    ("{toPorts: [{ports: [{port: '80', endPort: 80, protocol: TCP}]}]}", "allow * : 6/80"),
+    ("{toPorts: [{ports: [{port: '80', endPort: 7, protocol: TCP}]}]}", "allow * : 6/80"),
+    ("{toPorts: [{ports: [{port: 'HTTP', protocol: TCP}]}]}", "allow * : 6/http"),
+    ("{toPorts: [{ports: [{port: 'dns', endPort: 99}]}]}", "allow * : 6/dns 17/dns 132/dns"),
+    ("{toPorts: [{ports: [{port: '010', protocol: TCP}]}]}", "allow * : 6/8"),
+    # ICMP
+    ("{icmps: [{fields: [{type: 8}, {family: IPv6, type: EchoRequest}, {type: EchoReply}]}]}", "allow * : 1/0 1/8 58/128"),
+    ("{fromEndpoints: [{}], icmps: [{fields: [{type: Echo}]}]}", "allow k8s:NS=N : 1/8"),
+    ("{icmps: []}", "allow nobody : *"),
+    ("{icmps: [{}]}", "allow * : nothing"),
+    # not in force yet
+    ("{fromNodes: [{}]}", "allow nobody : * ! spec.ingress[0].fromNodes"),
+    ("{fromGroups: [{aws: {region: r}}]}", "allow nobody : * ! spec.ingress[0].fromGroups"),
+    ("{fromCIDRSet: [{cidrGroupRef: g}]}", "allow nobody : * ! spec.ingress[0].fromCIDRSet[0].cidrGroupRef"),
+    (
+        "{fromCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: g}]}",
+        "allow 10.0.0.0/8 OUTSIDE : *; allow nobody : * ! spec.ingress[0].fromCIDRSet[1].cidrGroupRef",
+    ),
+    (
+        "{fromEndpoints: [{}], authentication: {mode: required}}",
+        "allow k8s:NS=N : * ! spec.ingress[0].authentication",
+    ),
+    ("{fromEndpoints: [{}], authentication: {mode: disabled}}", "allow k8s:NS=N : *"),
+    (
+        "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}, {ports: [{port: '81', protocol: TCP}]}]}",
+        "allow * : 6/81; allow * : 6/80 ! spec.ingress[0].toPorts[0].rules.http",
+    ),
+    (
+        "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {l7proto: x}}]}",
+        "allow * : 6/80 ! spec.ingress[0].toPorts[0].rules.l7proto",
+    ),
+    ("{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: []}}]}", "allow * : 6/80"),
+    (
+        "{toPorts: [{ports: [{port: '443', protocol: TCP}], terminatingTLS: {secret: {name: a}}, originatingTLS: {secret: {name: a}},"
+        " serverNames: [a.b]}]}",
+        "allow * : 6/443 ! spec.ingress[0].toPorts[0].terminatingTLS spec.ingress[0].toPorts[0].originatingTLS"
+        " spec.ingress[0].toPorts[0].serverNames",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("element", "expected"), ELEMENTS)
+def test_ingress(element: str, expected: str) -> None:
+    found = compiled(f"ingress: [{element}]")
+    assert "; ".join(rule(each) for each in found.rules) == expected
+    assert all(each.direction is Direction.INGRESS for each in found.rules)
+    assert all(each.origin.path == "spec.ingress[0]" for each in found.rules)
+    assert found.default_deny == (True, False)
+
+
+@pytest.mark.parametrize(("element", "expected"), ELEMENTS)
+def test_egress_mirrors_ingress(element: str, expected: str) -> None:
+    found = compiled("egress: [" + element.replace("from", "to") + "]")
+    mirrored = expected.replace("ingress[0].from", "egress[0].to").replace("spec.ingress", "spec.egress")
+    assert "; ".join(rule(each) for each in found.rules) == mirrored
+    assert found.default_deny == (False, True)
+
+
+NO_DENY = ("authentication", "rules:", "TLS", "cidrGroupRef", "fromNodes: [{", "fromGroups: [{")
+
+
+@pytest.mark.parametrize(("element", "expected"), [case for case in ELEMENTS if not any(word in case[0] for word in NO_DENY)])
+def test_deny_reads_as_allow_does(element: str, expected: str) -> None:
+    found = compiled(f"ingressDeny: [{element}]")
+    assert "; ".join(rule(each) for each in found.rules) == expected.replace("allow", "deny")
+    assert found.default_deny == (True, False)
+
+
+EGRESS_ONLY = [
+    ("{toFQDNs: [{matchName: a.b}]}", "allow nobody : * ! spec.egress[0].toFQDNs"),
+    ("{toFQDNs: []}", "allow nobody : *"),
+    ("{toServices: [{k8sService: {serviceName: a}}]}", "allow nobody : * ! spec.egress[0].toServices"),
+    (
+        "{toPorts: [{ports: [{port: '53', protocol: UDP}], rules: {dns: [{matchPattern: '*'}]}}]}",
+        "allow * : 17/53 ! spec.egress[0].toPorts[0].rules.dns",
+    ),
+    (
+        "{toFQDNs: [{matchName: a.b}], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}",
+        "allow nobody : 6/80 ! spec.egress[0].toPorts[0].rules.http spec.egress[0].toFQDNs",
+    ),
+    (
+        "{toPorts: [{ports: [{port: '80', protocol: TCP}], listener: {name: a, envoyConfig: {name: b}}}]}",
+        "allow * : 6/80 ! spec.egress[0].toPorts[0].listener",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("element", "expected"), EGRESS_ONLY)
+def test_egress_only(element: str, expected: str) -> None:
+    assert "; ".join(rule(each) for each in compiled(f"egress: [{element}]").rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("element", "expected"),
+    [
+        ("{toNodes: [{}]}", "deny reserved:remote-node= : * ! spec.egressDeny[0].toNodes"),
+        ("{toGroups: [{aws: {region: r}}]}", "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : * ! spec.egressDeny[0].toGroups"),
+        (
+            "{toServices: [{k8sService: {serviceName: a}}]}",
+            "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : * ! spec.egressDeny[0].toServices",
+        ),
+        (
+            "{toCIDRSet: [{cidrGroupRef: g}], toPorts: [{ports: [{port: '80', protocol: tcp}]}]}",
+            "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : 6/80 ! spec.egressDeny[0].toCIDRSet[0].cidrGroupRef",
+        ),
+    ],
+)
+def test_a_denied_peer_that_is_not_known_is_denied_with_all_it_could_be(element: str, expected: str) -> None:
+    assert "; ".join(rule(each) for each in compiled(f"egressDeny: [{element}]").rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("element", "expected"),
+    [
+        ("{fromEndpoints: [{}]}", "allow k8s:NS : *"),
+        ("{fromEndpoints: [{matchLabels: {app: a}}]}", "allow any:app=a & k8s:NS : *"),
+        ("{fromEndpoints: [{matchLabels: {'reserved:host': ''}}]}", "allow reserved:host= : *"),
+    ],
+)
+def test_clusterwide_peers_are_pods(element: str, expected: str) -> None:
+    found = compiled(f"ingress: [{element}]", clusterwide=True)
+    assert "; ".join(rule(each) for each in found.rules) == expected
+    assert found.subject == Selector()
+
+
+def test_clusterwide_peers_of_init_are_anybody() -> None:
+    found = compiled("{endpointSelector: {matchLabels: {'reserved:init': ''}}, ingress: [{fromEndpoints: [{}]}]}", clusterwide=True)
+    assert [rule(each) for each in found.rules] == ["allow everything : *"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("{}", "k8s:NS=N"),
+        ("{matchLabels: {app: a}}", "any:app=a & k8s:NS=N"),
+        ("{matchLabels: {'k8s:io.kubernetes.pod.namespace': M}}", "k8s:NS=N"),
+        ("{matchLabels: {'k8s:io.kubernetes.pod.namespace': N}}", "k8s:NS=N"),
+        ("{matchLabels: {io.kubernetes.pod.namespace: M}}", "any:NS=M & k8s:NS=N"),
+    ],
+)
+def test_subject_is_in_its_own_namespace(selector: str, expected: str) -> None:
+    assert peer(compiled(f"endpointSelector: {selector}").subject) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("{}", (False, False)),
+        ("{ingress: [], egress: []}", (False, False)),
+        ("{ingress: [{}]}", (True, False)),
+        ("{egressDeny: [{}]}", (False, True)),
+        ("{ingress: [{}], egress: [{}]}", (True, True)),
+        ("{ingress: [{}], enableDefaultDeny: {ingress: false}}", (False, False)),
+        ("{ingress: [{}], enableDefaultDeny: {egress: true}}", (True, True)),
+        ("{ingress: [{}], enableDefaultDeny: {egress: false}}", (True, False)),
+        ("{ingress: [], enableDefaultDeny: {ingress: true}}", (True, False)),
+    ],
+)
+def test_default_deny(spec: str, expected: tuple[bool, bool]) -> None:
+    assert compiled(spec).default_deny == expected
+
+
+def test_a_policy_of_hosts_governs_nobody_yet() -> None:
+    held = policy({}, clusterwide=True) | {"spec": {"nodeSelector": {}, "ingress": [{"fromEntities": ["all"]}]}}
+    (found,) = policies_of(held, cluster="blue")
+    assert (found.default_deny, found.rules, found.unenforced) == ((False, False), (), ("spec.nodeSelector",))
+    assert not found.subject.matches(labels("k8s:app=a"))
+
+
+def test_spec_and_specs_both_hold_and_say_where_they_stand() -> None:
+    held = policy("ingress: [{fromEntities: [host]}]")
+    held["specs"] = [{"endpointSelector": {}}, {"endpointSelector": {}, "egressDeny": [{}, {"toEntities": ["world"]}]}]
+    held["metadata"]["uid"] = "u"
+    found = policies_of(held, cluster="blue")
+    assert [each.origin.path for each in found] == ["spec", "specs[0]", "specs[1]"]
+    assert [each.origin.path for each in found[2].rules] == ["specs[1].egressDeny[0]", "specs[1].egressDeny[1]"]
+    assert str(found[2].rules[1].origin) == "CiliumNetworkPolicy N/p specs[1].egressDeny[1]"
+    assert found[0].origin.uid == "u"
+
+
+def test_a_policy_without_a_namespace_is_in_default() -> None:
+    held = policy("{}")
+    del held["metadata"]["namespace"]
+    (found,) = policies_of(held, cluster="blue")
+    assert peer(found.subject) == "k8s:NS=default"
+
+
+def test_a_key_that_is_none_is_named() -> None:
+    with pytest.raises(InvalidError) as caught:
+        compiled("ingress: [{fromEndpoints: [{}, {matchLabels: {'k8s:': a}}]}]")
+    assert caught.value.path == "spec.ingress[0].fromEndpoints[1]"
+
+
+def labels(*texts: str) -> Labels:
+    return tuple(sorted(parse_label(text) for text in texts))
+
+
+REQUIRES = """
+endpointSelector: {matchLabels: {tier: db}}
+ingress: [{fromRequires: [{matchLabels: {env: prod}}]}]
+"""
+ALLOWS = (
+    "{endpointSelector: {matchLabels: {app: a}}, ingress: [{fromEndpoints: [{matchLabels: {role: r}}]}, {fromEntities: [host]}]}"
+)
+
+
+def together(*held: dict[str, Any]) -> tuple[Policy, ...]:
+    return resolve(draft for each in held for draft in drafts_of(each, cluster="blue"))
+
+
+def governing(policies: tuple[Policy, ...], name: str, *texts: str) -> list[str]:
+    """The rules of the policy of that name for a pod with these labels: of one part of it, or of none."""
+    parts = [
+        each
+        for each in policies
+        if each.origin.name == name and each.subject.matches(labels("k8s:io.kubernetes.pod.namespace=N", *texts))
+    ]
+    assert len(parts) <= 1
+    return [rule(each) for part in parts for each in part.rules]
+
+
+def test_requirements_bind_the_rules_of_other_policies_where_both_govern() -> None:
+    found = together(policy(REQUIRES, name="requires"), policy(ALLOWS, name="allows"))
+    narrowed = ["allow any:env=prod & any:role=r & k8s:NS=N : *", "allow reserved:host= : *"]
+    assert governing(found, "allows", "k8s:app=a", "k8s:tier=db") == narrowed
+    assert governing(found, "allows", "k8s:app=a") == ["allow any:role=r & k8s:NS=N : *", "allow reserved:host= : *"]
+    assert governing(found, "allows", "k8s:tier=db") == []
+    assert governing(found, "requires", "k8s:tier=db") == ["allow nobody : *"]
+
+
+def test_requirements_do_not_depend_on_the_order_of_policies() -> None:
+    one, other = policy(REQUIRES, name="requires"), policy(ALLOWS, name="allows")
+    assert set(together(one, other)) == set(together(other, one))
+
+
+def test_two_requirements_cut_a_policy_into_disjoint_parts() -> None:
+    second = "{endpointSelector: {matchLabels: {zone: z}}, ingress: [{fromRequires: [{matchLabels: {team: t}}]}]}"
+    found = together(policy(REQUIRES, name="one"), policy(second, name="two"), policy(ALLOWS, name="allows"))
+    for texts, expected in (
+        ((), "any:role=r & k8s:NS=N"),
+        (("k8s:tier=db",), "any:env=prod & any:role=r & k8s:NS=N"),
+        (("k8s:zone=z",), "any:role=r & any:team=t & k8s:NS=N"),
+        (("k8s:tier=db", "k8s:zone=z"), "any:env=prod & any:role=r & any:team=t & k8s:NS=N"),
+    ):
+        assert governing(found, "allows", "k8s:app=a", *texts)[0] == f"allow {expected} : *"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "ingressDeny: [{fromEndpoints: [{matchLabels: {role: r}}]}]",
+        "egress: [{toEndpoints: [{matchLabels: {role: r}}]}]",
+        "ingress: [{fromCIDR: [10.0.0.0/8]}, {fromEntities: [cluster]}]",
+    ],
+)
+def test_requirements_leave_alone_what_they_do_not_concern(spec: str) -> None:
+    other = policy(spec, name="other")
+    assert [each for each in together(policy(REQUIRES), other) if each.origin.name == "other"] == list(
+        policies_of(other, cluster="blue")
+    )
+
+
+def test_policies_of_another_namespace_are_left_whole() -> None:
+    other = policy(ALLOWS, name="other")
+    other["metadata"]["namespace"] = "M"
+    assert together(policy(REQUIRES), other)[1:] == policies_of(other, cluster="blue")
+
+
+def test_requirements_of_deny_bind_deny() -> None:
+    spec = "ingressDeny: [{fromRequires: [{matchLabels: {env: prod}}]}, {fromEndpoints: [{}]}]\ningress: [{fromEndpoints: [{}]}]"
+    assert [rule(each) for each in compiled(spec).rules] == [
+        "allow k8s:NS=N : *", "deny nobody : *", "deny any:env=prod & k8s:NS=N : *",
+    ]  # fmt: skip

@@ -1,0 +1,98 @@
+"""Policies: conditions and `enforced`."""
+
+from typing import Any
+
+import pytest
+
+from pilus_api.connection import Object
+from pilus_api.errors import InvalidError
+from pilus_operator.checks import check_policy
+from pilus_operator.facts import Realised
+from pilus_operator.policies import VALID_TEXT, Policies, conditions_of, policy_of
+
+
+def raw(generation: int = 1, **status: Any) -> Object:
+    return {"metadata": {"name": "p", "uid": "u", "generation": generation}, "status": status}
+
+
+def valid(status: str = "True", message: str = VALID_TEXT, since: str = "then") -> dict[str, str]:
+    return {"type": "Valid", "status": status, "message": message, "lastTransitionTime": since}
+
+
+def policies(held: Object, error: str = "", nodes: tuple[str, ...] = ("a", "b")) -> Policies:
+    made = Policies()
+    for node in nodes:
+        made.set_node(node, present=True)
+    made.set_policy("u", policy_of(held, "/p/status", error))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("what", "held", "error", "expected"),
+    [
+        ("new", raw(), "", {"conditions": [valid(since="now")], "enforced": "0/2"}),
+        ("as it should be", raw(conditions=[valid()], enforced="0/2"), "", None),
+        ("became invalid", raw(conditions=[valid()], enforced="0/2"), "no", {"conditions": [valid("False", "no", "now")]}),
+        ("invalid otherwise", raw(conditions=[valid("False", "a")], enforced="0/2"), "b", {"conditions": [valid("False", "b")]}),
+        (
+            "others' conditions stay",
+            raw(conditions=[{"type": "Other", "status": "True"}, valid("False", "a")], enforced="0/2"),
+            "",
+            {"conditions": [{"type": "Other", "status": "True"}, valid(since="now")]},
+        ),
+    ],
+)
+def test_the_condition_changes_when_its_meaning_does(what: str, held: Object, error: str, expected: Object | None) -> None:
+    assert policies(held, error).patch("u", "now") == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, "0/2"),
+        ({"a": Realised(3, True, "")}, "1/2"),
+        ({"a": Realised(3, True, ""), "b": Realised(3, True, "")}, "2/2"),
+        ({"a": Realised(3, True, ""), "b": Realised(2, True, "")}, "1/2"),
+        ({"a": Realised(3, False, "no room"), "b": Realised(3, True, "")}, "1/2"),
+        ({"a": Realised(3, True, ""), "gone-node": Realised(3, True, "")}, "1/2"),
+    ],
+)
+def test_enforced_counts_nodes_that_have_this_generation(said: dict[str, Realised], expected: str) -> None:
+    made = policies(raw(generation=3))
+    for node, found in said.items():
+        made.set_said(node, {"u": found})
+    assert made.enforced("u") == expected
+
+
+def test_only_what_a_change_touches_is_looked_at_again() -> None:
+    made = policies(raw())
+    made.set_policy("v", policy_of(raw(), "/v/status", ""))
+    made.dirty.clear()
+    made.set_said("a", {"u": Realised(1, True, ""), "unknown": Realised(1, True, "")})
+    assert made.dirty == {"u"}
+    made.dirty.clear()
+    made.set_said("a", {"u": Realised(1, True, "")})
+    made.set_node("a", present=True)
+    assert not made.dirty
+    made.set_said("a", {})
+    assert made.dirty == {"u"}
+    made.set_node("c", present=True)
+    assert made.dirty == {"u", "v"}
+    made.remove_policy("u")
+    assert made.dirty == {"v"}
+
+
+def test_what_was_written_is_not_written_again() -> None:
+    made = policies(raw())
+    patch = made.patch("u", "now")
+    assert patch is not None
+    made.written("u", conditions_of({"status": patch}), patch["enforced"])
+    assert made.patch("u", "later") is None
+    made.written("gone", (), "")
+
+
+def test_an_object_that_means_nothing_is_told_with_its_field() -> None:
+    held = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "p", "namespace": "d"}}
+    check_policy({**held, "spec": {"endpointSelector": {}, "ingress": [{}]}, "status": {"conditions": 3}}, "default")
+    with pytest.raises(InvalidError, match="ingres"):
+        check_policy({**held, "spec": {"endpointSelector": {}, "ingres": [{}]}}, "default")
