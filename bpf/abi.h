@@ -184,7 +184,112 @@ struct pilus_settings {			/* 112 bytes */
 	struct pilus_address router_ipv6;
 	u32 event_rate;			/* events a second of one endpoint and reason; 0: none */
 	u32 event_burst;
-	u32 reserved[6];
+	u32 timeout[4];			/* seconds without a packet, by enum pilus_flow_state; 0: the default */
+	u32 flow_quota;			/* entries of flows that one endpoint may hold; 0: an eighth of them */
+	u32 tunnel_mtu;			/* largest inner packet that fits through the tunnel; 0: not checked */
+};
+
+/* Defaults of settings.timeout. */
+#define PILUS_TIMEOUT_SYN 60
+#define PILUS_TIMEOUT_ESTABLISHED 8000
+#define PILUS_TIMEOUT_CLOSING 10
+#define PILUS_TIMEOUT_OTHER 60
+
+/* generation: slot -> how often what it stands for has changed. A flow's conclusion names three of them with their values:
+ * slot 0 (everything), a local endpoint's (endpoints.slot, 1 to 32767), and the other side's: its own slot if it is a local
+ * endpoint too, else one by its address, PILUS_GENERATION_ADDRESSES + (w * 0x9e3779b1 >> 17), w being the exclusive or of the
+ * four words of its struct pilus_address as this machine reads them. */
+#define PILUS_GENERATION_SLOTS 65536
+#define PILUS_GENERATION_ADDRESSES 32768
+#define PILUS_GENERATION_FACTOR 2654435761
+
+/* Where a tuple was seen. One tuple at two hooks is two entries. */
+enum pilus_zone {
+	PILUS_ZONE_NONE = 0,
+	PILUS_ZONE_POD_OUT = 1,		/* a pod sends it, replies included */
+	PILUS_ZONE_OVERLAY_IN = 2,	/* out of the tunnel */
+	PILUS_ZONE_HOST_OUT = 3,	/* this host's own stack sends it, to a pod or into the tunnel */
+	PILUS_ZONE_UPLINK_IN = 4,
+	PILUS_ZONE_UPLINK_OUT = 5,
+	PILUS_ZONE_PROXY = 6,
+	PILUS_ZONE_XDP = 7,
+};
+
+enum pilus_flow_role {
+	PILUS_FLOW_FORWARD = 0,		/* the direction of the first packet, on which policy is decided */
+	PILUS_FLOW_REPLY = 1,		/* passes because the other passed */
+};
+
+enum pilus_flow_state {
+	PILUS_FLOW_SYN = 0,		/* TCP before both sides have spoken */
+	PILUS_FLOW_ESTABLISHED = 1,	/* TCP */
+	PILUS_FLOW_CLOSING = 2,		/* TCP after a FIN or RST of either side; data of either side restores it */
+	PILUS_FLOW_OTHER = 3,		/* no TCP */
+};
+
+enum pilus_flow_flag {
+	PILUS_FLOW_DENIED = 1 << 0,	/* the last decision anew was a refusal, and has been reported */
+};
+
+/* flows, embryonic: one direction of a connection. Ports: an echo request has its identifier as source port, its reply as
+ * destination port; the other one is 0. */
+struct pilus_flow_key {			/* 40 bytes */
+	u8 zone;			/* enum pilus_zone */
+	u8 family;
+	u8 protocol;
+	u8 pad;
+	__be16 source_port;
+	__be16 destination_port;
+	struct pilus_address source;
+	struct pilus_address destination;
+};
+
+/* State: may only grow into the reserved fields. The first 64 bytes are what an established packet reads. */
+struct pilus_flow {			/* 192 bytes */
+	/* The conclusion: a cache. */
+	u32 slot[3];			/* of generation: all, local endpoint, other side */
+	u32 generation[3];		/* what they were when this was concluded */
+	u32 ifindex;			/* where it goes */
+	u8 path;			/* enum pilus_path */
+	/* The record: state. */
+	u8 role;			/* enum pilus_flow_role */
+	u8 state;			/* enum pilus_flow_state */
+	u8 flags;			/* enum pilus_flow_flag */
+	u8 destination_mac[6];		/* conclusion */
+	u8 source_mac[6];		/* conclusion */
+	u32 mtu;			/* conclusion: of the path; 0: not checked */
+	u32 link;			/* where it was decided: the pod's link ... */
+	u32 vni;			/* ... or, out of the tunnel, the number and ... */
+	u32 last_seen;			/* CLOCK_MONOTONIC_COARSE in seconds */
+	u32 tunnel_id;			/* conclusion: the number it goes into the tunnel with */
+	struct pilus_address outer;	/* ... the outer source */
+	struct pilus_address tunnel;	/* conclusion: the other node */
+	u64 packets;			/* of this direction; bytes with Ethernet headers */
+	u64 bytes;
+	u32 source_identity;		/* conclusion */
+	u32 destination_identity;	/* conclusion */
+	u32 rule;			/* conclusion: of the forward direction's policy */
+	u32 endpoint;			/* number of the local endpoint whose quota it counts against */
+	u8 zone;			/* of this entry */
+	u8 pair_zone;			/* of the other direction's */
+	u8 tcp_flags;			/* all that were seen */
+	u8 pad;
+	u32 pair_link;			/* where the other direction was decided */
+	u32 created;			/* seconds, as last_seen */
+	u32 cluster;			/* reserved, as all that follows */
+	struct pilus_address frontend;
+	struct pilus_address direct_return;
+	u32 reverse;
+	u32 proxy_rules;
+	__be16 frontend_port;
+	__be16 snat_port;
+	u32 backend;
+};
+
+/* quotas: what an endpoint holds of flows. */
+struct pilus_quota {			/* 8 bytes; index: the endpoint's number */
+	u32 used;			/* grows at a promotion; recounted by the sweep */
+	u32 refused;			/* promotions refused, because of this quota or a full table */
 };
 
 /* Where a program is attached; the first index of counters. */
@@ -235,7 +340,8 @@ struct pilus_event {			/* 96 bytes */
 	u8 icmp_code;
 	__be16 source_port;
 	__be16 destination_port;
-	u32 reserved;
+	u8 reply;			/* 1: of a connection that the destination began */
+	u8 pad[3];
 	struct pilus_address source;
 	struct pilus_address destination;
 };
@@ -253,7 +359,7 @@ struct pilus_bucket {			/* 16 bytes */
 
 /* scratch: one packet's context, handed from an entry program through its tail calls. Per CPU: tc programs are not
  * preempted by one another on a CPU. User space reads it in tests alone. */
-struct pilus_packet {			/* 104 bytes */
+struct pilus_packet {			/* 132 bytes */
 	u32 family;			/* enum pilus_family */
 	u32 hook;			/* enum pilus_hook */
 	struct pilus_address source;
@@ -267,7 +373,8 @@ struct pilus_packet {			/* 104 bytes */
 	__be16 destination_port;
 	u8 icmp_code;
 	u8 direction;			/* enum pilus_direction whose policy decided */
-	u8 pad[2];
+	u8 fragment;			/* enum pilus_fragment_part */
+	u8 pad;
 	u32 source_identity;
 	u32 destination_identity;
 	u32 endpoint;
@@ -275,17 +382,51 @@ struct pilus_packet {			/* 104 bytes */
 	u32 path;			/* enum pilus_path */
 	u32 vni;			/* overlay: what the tunnel said */
 	struct pilus_address outer;	/* overlay: who sent the tunnel packet */
+	u32 reason;			/* why it drops, for the tail call that says so */
+	u32 size;			/* of the IP packet */
+	u32 headers;			/* of these, IP and layer 4 */
+	u32 fragment_id;
+	u8 zone;			/* enum pilus_zone: where it was seen */
+	u8 forward_zone;		/* where its connection was decided */
+	u8 reply;			/* addresses and ports above are turned around: the forward direction's */
+	u8 related;			/* an ICMP error about a connection that we know */
+	u8 uncached;			/* makes no entry */
+	u8 held;			/* a record of it exists */
+	u8 denied;			/* ... and its last decision was a refusal */
+	u8 quiet;			/* nothing has changed: no event */
+};
+
+/* draft: the conclusions that the packet at hand leads to. Per CPU, like scratch. */
+struct pilus_draft {			/* 464 bytes */
+	struct pilus_flow_key key;	/* of the forward direction */
+	struct pilus_flow_key pair_key;	/* of the reply */
+	struct pilus_flow flow;
+	struct pilus_flow pair;
+};
+
+enum pilus_fragment_part {
+	PILUS_FRAGMENT_NONE = 0,
+	PILUS_FRAGMENT_FIRST = 1,
+	PILUS_FRAGMENT_LATER = 2,
 };
 
 /* Tail calls: slots of the program array. */
 enum pilus_call {
-	PILUS_CALL_POD_FROM_IPV4 = 0,
-	PILUS_CALL_POD_FROM_IPV6 = 1,
-	PILUS_CALL_POD_FROM_ARP = 2,
-	PILUS_CALL_POD_FROM_ND = 3,
-	PILUS_CALL_OVERLAY_IPV4 = 4,
-	PILUS_CALL_OVERLAY_IPV6 = 5,
-	PILUS_CALL_COUNT = 16,
+	PILUS_CALL_DROP = 0,
+	PILUS_CALL_PARSE_IPV4 = 1,
+	PILUS_CALL_PARSE_IPV6 = 2,
+	PILUS_CALL_POD_ARP = 3,
+	PILUS_CALL_POD_ND = 4,
+	PILUS_CALL_ARRIVE_POD = 5,
+	PILUS_CALL_ARRIVE_OVERLAY = 6,
+	PILUS_CALL_ARRIVE_HOST = 7,
+	PILUS_CALL_DECIDE_POD = 8,
+	PILUS_CALL_DECIDE_OVERLAY = 9,
+	PILUS_CALL_DECIDE_HOST = 10,
+	PILUS_CALL_COMMIT = 11,
+	PILUS_CALL_OVERLAY_BODY = 12,
+	PILUS_CALL_TOO_BIG = 13,
+	PILUS_CALL_COUNT = 32,
 };
 
 /* Why a packet was dropped. Up to 204 the numbers and texts are the ones that flow tools know; from 230 on our own. A number

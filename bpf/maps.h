@@ -31,6 +31,12 @@
 #ifndef PILUS_BUCKETS_SIZE
 #define PILUS_BUCKETS_SIZE 4096
 #endif
+#ifndef PILUS_FLOWS_SIZE
+#define PILUS_FLOWS_SIZE 262144
+#endif
+#ifndef PILUS_EMBRYONIC_SIZE
+#define PILUS_EMBRYONIC_SIZE 65536
+#endif
 #ifndef PILUS_EVENTS_SIZE
 #define PILUS_EVENTS_SIZE 2097152
 #endif
@@ -80,6 +86,22 @@ PILUS_MAP("lpm_trie", struct pilus_cidr_key, struct pilus_class, cidrs, PILUS_CI
  * Port table, protocol, destination port -> the answer. */
 PILUS_MAP("lpm_trie", struct pilus_verdict_key, struct pilus_verdict, verdicts, PILUS_VERDICTS_SIZE, BPF_F_NO_PREALLOC);
 
+/* Written by the agent, after the tables and before anything is removed. Read for every packet of a known flow.
+ * Slot -> how often what it stands for has changed. */
+PILUS_MAP("array", u32, u32, generation, PILUS_GENERATION_SLOTS, 0);
+
+/* Written by the programs; the observer deletes what has expired. Read for every packet.
+ * Zone and tuple of a flow whose both sides have spoken -> conclusion and record. */
+PILUS_MAP("hash", struct pilus_flow_key, struct pilus_flow, flows, PILUS_FLOWS_SIZE, BPF_F_NO_PREALLOC);
+
+/* Written by the programs. Read for a packet that has no entry in flows.
+ * Zone and tuple of a flow whose one side alone has spoken -> the same. A flood evicts what is in here, and nothing else. */
+PILUS_MAP("lru_hash", struct pilus_flow_key, struct pilus_flow, embryonic, PILUS_EMBRYONIC_SIZE, 0);
+
+/* Written by the programs at a promotion; recounted by the observer's sweep.
+ * Number of an endpoint -> how many entries of flows it holds. */
+PILUS_MAP("array", u32, struct pilus_quota, quotas, 65536, 0);
+
 /* Written by every program. Read by the observer and the agent.
  * Hook and reason -> packets and bytes. */
 PILUS_MAP("percpu_array", u32, struct pilus_counter, counters, PILUS_COUNTERS, 0);
@@ -90,6 +112,9 @@ PILUS_MAP("lru_hash", struct pilus_bucket_key, struct pilus_bucket, buckets, PIL
 
 /* Written and read by tc programs: the packet at hand. */
 PILUS_MAP("percpu_array", u32, struct pilus_packet, scratch, 1, 0);
+
+/* Written and read by tc programs: what the packet at hand leads to. */
+PILUS_MAP("percpu_array", u32, struct pilus_draft, draft, 1, 0);
 
 /* Filled by the loader before anything is attached, never afterwards: closing a program array's last descriptor empties it. */
 PILUS_MAP("prog", u32, u32, calls, PILUS_CALL_COUNT, 0);

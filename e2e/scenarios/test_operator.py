@@ -2,12 +2,13 @@
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pilus_lab import Lab
+from pilus_lab import Lab, components
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -23,7 +24,8 @@ spec: {endpointSelector: {matchLabels: {app: web}}, ingress: [{}]}
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """A control plane with our resources and rights; nodes are objects alone, and nothing but the operator acts on them."""
-    with Lab("optest", nodes=0, cni="pilus", without=("operator", "agent", "observer")) as made:
+    settings = {"identity-gc-interval": "1s", "identity-heartbeat-timeout": "3s"}
+    with Lab("optest", nodes=0, cni="pilus", settings=settings, without=("operator", "agent", "observer")) as made:
         made.apply(PODS)
         made.start_operator("operator-1")
         made.wait("the operator is active", lambda: holder(made), 20)
@@ -96,6 +98,21 @@ def test_a_label_that_changes_changes_the_identity(lab: Lab) -> None:
     lab.wait("that of the namespace's new label", lambda: identities(lab, **team), 10)
 
 
+def test_an_identity_that_nobody_needs_goes_and_its_number_rests(lab: Lab) -> None:
+    pod(lab, "collected", {"app": "collected"})
+    lab.wait("an identity", lambda: identities(lab, app="collected"), 10)
+    (first,) = identities(lab, app="collected")
+    endpoint(lab, "collected", identity={"id": first})
+    lab.kubectl("delete", "pod", "collected", "--force")
+    time.sleep(6)
+    assert identities(lab, app="collected") == [first], "an endpoint still carries it"
+    lab.kubectl("delete", "ciliumendpoint", "collected")
+    lab.wait("it is collected", lambda: not identities(lab, app="collected"), 20)
+    pod(lab, "collected", {"app": "collected"})
+    lab.wait("another", lambda: identities(lab, app="collected"), 10)
+    assert identities(lab, app="collected") != [first]
+
+
 def test_nodes_have_ranges_of_their_own_and_each_is_claimed(lab: Lab) -> None:
     for number in range(1, 5):
         node(lab, f"r{number}", f"192.0.2.{number}")
@@ -150,6 +167,44 @@ def test_a_policy_says_that_it_is_valid_and_on_how_many_nodes_it_is_enforced(lab
     lab.wait("the new generation on none", lambda: status().get("enforced", "").startswith("0/"), 10)
 
 
+def test_an_api_server_that_was_away_is_found_again(lab: Lab) -> None:
+    active = holder(lab)
+    pod(lab, "away-1", {"app": "away", "step": "1"})
+    lab.wait("an identity", lambda: identities(lab, app="away", step="1"), 10)
+    lab.control.stop("apiserver", signal.SIGKILL)
+    time.sleep(1)
+    lab.control.start(components.apiserver(lab.spec))
+    lab.wait("the API server", lambda: lab.kubectl("get", "--raw", "/readyz", check=False).returncode == 0, 60)
+    pod(lab, "away-2", {"app": "away", "step": "2"})
+    lab.wait("an identity", lambda: identities(lab, app="away", step="2"), 30)
+    assert len(identities(lab, app="away")) == 2
+    lab.wait("the same operator is active", lambda: holder(lab) == active, 20)
+
+
+@pytest.mark.parametrize(
+    ("account", "verb", "what", "may"),
+    [
+        ("pilus-agent", "create", "ciliumidentities.cilium.io", False),
+        ("pilus-agent", "update", "ciliumendpointslices.cilium.io", False),
+        ("pilus-agent", "create", "pilusrangeclaims.pilus.io", False),
+        ("pilus-agent", "update", "pods", False),
+        ("pilus-agent", "get", "secrets", False),
+        ("pilus-agent", "create", "ciliumendpoints.cilium.io", True),
+        ("pilus-agent", "patch", "ciliumnodes.cilium.io", True),
+        ("pilus-agent", "update", "pilusnodestatuses.pilus.io", True),
+        ("pilus-agent", "watch", "endpointslices.discovery.k8s.io", True),
+        ("pilus-operator", "create", "ciliumidentities.cilium.io", True),
+        ("pilus-operator", "update", "ciliumnetworkpolicies.cilium.io", False),
+        ("pilus-operator", "get", "secrets", False),
+        ("pilus-operator", "delete", "nodes", False),
+    ],
+)
+def test_each_may_do_what_it_needs_and_no_more(lab: Lab, account: str, verb: str, what: str, may: bool) -> None:
+    name = f"system:serviceaccount:kube-system:{account}"
+    answer = lab.kubectl("auth", "can-i", verb, what, f"--as={name}", "--all-namespaces", check=False).stdout.strip()
+    assert answer == ("yes" if may else "no")
+
+
 def test_of_two_operators_one_is_active_and_the_other_takes_over(lab: Lab) -> None:
     first = holder(lab)
     lab.start_operator("operator-2")
@@ -170,3 +225,24 @@ def test_of_two_operators_one_is_active_and_the_other_takes_over(lab: Lab) -> No
     lab.wait("the Lease is given back", lambda: holder(lab) == "", 5)
     lab.start_operator("operator-3")
     lab.wait("another need not wait", lambda: holder(lab) != "", 6)
+
+
+def test_a_leader_that_was_paused_stands_back_and_gives_no_range_twice(lab: Lab) -> None:
+    paused = lab.wait("an active operator", lambda: holder(lab), 20)
+    lab.start_operator("operator-4")
+    lab.wait("another stands by", lambda: "another operator" in (lab.spec.logs / "operator-4.log").read_text(), 20)
+    lab.control.send("operator-3", signal.SIGSTOP)
+    lab.wait("the other took over", lambda: holder(lab) not in ("", paused), 30)
+    active = holder(lab)
+    # Both see these nodes: the one now, the other in what it finds when it wakes.
+    for number in range(1, 6):
+        node(lab, f"p{number}", f"198.51.100.{number}")
+    lab.control.send("operator-3", signal.SIGCONT)
+    names = [f"p{number}" for number in range(1, 6)]
+    lab.wait("five nodes with two ranges", lambda: all(len(ranges(lab, name)) == 2 for name in names), 20)
+    lab.wait("the paused one stands back", lambda: "standing back" in (lab.spec.logs / "operator-3.log").read_text(), 20)
+    assert holder(lab) == active
+    written = [text for name in names for text in ranges(lab, name)]
+    assert len(set(written)) == 10
+    claims = {claim["spec"]["range"]: claim["spec"]["node"] for claim in lab.get("pilusrangeclaims")}
+    assert all(claims[text] == name for name in names for text in ranges(lab, name))

@@ -107,15 +107,19 @@ class Agent:
             self.wiring.put("attachments", key, attachment)
         await self.wiring.until(lambda: self.wiring.ready, float("inf"))
         await self._cni.drain()
+        draining = asyncio.create_task(self._cni.run(), name="queued DELs")
         self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, routers_of(own.ranges)))
         others = cni_install.install(Path(pilus_maps.__file__).parent.parent / "pilus_cni" / cni_install.PLUGIN)
         if others:
             _log.warning("other CNI configurations come before ours in the runtime's folder", files=others)
         _log.info("serving", node=self._node, ranges=[str(network) for network in own.ranges])
-        while True:
-            self._publish(uid, addresses)
-            before = self.wiring.realised
-            await self.wiring.until(lambda before=before: self.wiring.realised != before, 3600)  # type: ignore[misc]
+        try:
+            while True:
+                self._publish(uid, addresses)
+                before = self.wiring.realised
+                await self.wiring.until(lambda before=before: self.wiring.realised != before, 3600)  # type: ignore[misc]
+        finally:
+            draining.cancel()
 
     def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
         node = next(iter(addresses), None)

@@ -80,6 +80,7 @@ class Views:
         maps = [
             {"name": name, "entries": len(tracker.held), "max_entries": wiring.tables.layouts[name].max_entries}
             for name, tracker in wiring.tables.trackers.items()
+            if name != "settings"
         ]
         return {
             "node": wiring.node,

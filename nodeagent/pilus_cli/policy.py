@@ -58,11 +58,17 @@ def _print_direction(direction: str, held: object) -> None:
         return
     out.print(f"{direction}: enforced")
     for peer_class in _objects(held.get("classes")):
-        out.print(f"  {safe(peer_class.get('peers'))}")
+        for peer in _texts(peer_class.get("peers")):
+            out.print(f"  {safe(peer)}")
         for verdict in _objects(peer_class.get("verdicts")):
             rule = verdict.get("rule")
             because = f"   ({safe(rule)})" if rule else ""
-            out.print(f"    {safe(verdict.get('words'))}{because}")
+            style = "green" if verdict.get("decision") == "allow" else "red"
+            out.print(f"    {safe(verdict.get('decision')):5}  {safe(verdict.get('words'))}{because}", style=style)
+
+
+def _texts(value: object) -> list[str]:
+    return [str(entry) for entry in value] if isinstance(value, list) else []
 
 
 def _objects(value: object) -> list[Item]:

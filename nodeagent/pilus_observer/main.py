@@ -5,8 +5,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -39,9 +40,14 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def configure_log(node: str, debug: bool) -> None:
     """JSON lines on standard error, one for each thing that has changed."""
+
+    def named(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line["node"] = node
+        return line
+
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            named,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.dict_tracebacks,
@@ -50,7 +56,6 @@ def configure_log(node: str, debug: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    structlog.contextvars.bind_contextvars(node=node)
 
 
 async def _run(observer: Observer) -> None:

@@ -12,7 +12,6 @@ import structlog
 
 from pilus_agent.endpoints import Endpoints, NotReadyError, PodNamespaceError
 from pilus_agent.facts import Address, Attachment, Pod
-from pilus_agent.ipam import ExhaustedError
 from pilus_agent.objects import routers_of
 from pilus_agent.sources.cni_request import (
     CniError,
@@ -28,7 +27,7 @@ from pilus_agent.sources.cni_request import (
     version_of,
 )
 from pilus_agent.wiring import Wiring
-from pilus_api.errors import PilusError
+from pilus_api.errors import PilusError, TemporaryError
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +35,9 @@ _log = structlog.get_logger(__name__)
 _POD_SECONDS = 5.0
 _IDENTITY_SECONDS = 5.0
 _KERNEL_SECONDS = 10.0
+# GC leaves alone what is younger: the runtime's list may be older.
+_YOUNG_SECONDS = 60.0
+_DRAIN_SECONDS = 10.0
 
 
 class CniSource:
@@ -46,6 +48,7 @@ class CniSource:
         self._endpoints = endpoints
         self._queue = queue
         self._locks: dict[str, asyncio.Lock] = {}
+        self._made: dict[str, float] = {}  # when ADD began, for GC
 
     async def answer(self, raw: bytes) -> bytes:
         """Never raises."""
@@ -54,10 +57,8 @@ class CniSource:
             return await self._serve(request)
         except CniError as error:
             return answer_error(error, version_of(raw))
-        except NotReadyError as error:
+        except TemporaryError as error:
             return answer_error(CniError(Code.TRY_AGAIN_LATER, "try again later", str(error)), version_of(raw))
-        except ExhaustedError as error:
-            return answer_error(CniError(Code.TRY_AGAIN_LATER, "no free pod address", str(error)), version_of(raw))
         except PodNamespaceError as error:
             return answer_error(CniError(Code.UNKNOWN_CONTAINER, "the pod's namespace is gone", str(error)), version_of(raw))
         except PilusError as error:
@@ -99,11 +100,14 @@ class CniSource:
     async def _add(self, request: Request) -> bytes:
         started = time.monotonic()
         self._require_ready(Code.TRY_AGAIN_LATER)
+        # A DEL of an earlier life of this container must not end the one that begins.
+        (self._queue / f"{request.container}-{request.interface}").unlink(missing_ok=True)
         pod = await self._pod(request)
         routers = self._routers()
         links = self._wiring.links
         if links is None:
             raise NotReadyError("this node's links are not there")
+        self._made[request.key] = started
         attachment = await self._endpoints.prepare(
             request.key, (pod.namespace, pod.name, pod.uid), request.netns, links.pod_mtu, routers
         )
@@ -168,6 +172,7 @@ class CniSource:
 
     async def delete(self, key: str) -> None:
         """Idempotent. The rows leave the kernel before the address may be another's."""
+        self._made.pop(key, None)
         attachment = await self._endpoints.remove(key)
         if attachment is None:
             return
@@ -192,20 +197,36 @@ class CniSource:
     async def _collect(self, request: Request) -> bytes:
         """Remove what the runtime does not name any more."""
         self._require_ready(Code.TRY_AGAIN_LATER)
-        kept = {f"{one.container}/{one.interface}" for one in request.config.valid_attachments or ()}
-        for key in set(self._endpoints.attachments) - kept:
+        kept = {one.key for one in request.config.valid_attachments or ()}
+        # One that began after the runtime wrote its list is not in it, and is not to be removed.
+        young = {key for key, began in self._made.items() if time.monotonic() - began < _YOUNG_SECONDS}
+        for key in set(self._endpoints.attachments) - kept - young:
             _log.info("the runtime does not know this container any more, removed", endpoint=key)
             async with self._lock(key):
                 await self.delete(key)
         return answer_empty()
 
     async def drain(self) -> None:
-        """What was deleted while no agent ran."""
-        if not self._queue.is_dir():
+        """What was deleted while no agent ran, or none answered in time. A file that makes no sense is put aside, said once."""
+        if not await asyncio.to_thread(self._queue.is_dir):
             return
         for path in sorted(self._queue.iterdir()):
-            if path.name.startswith("."):
+            if path.name.startswith(".") or path.suffix == ".broken":
                 continue
-            answer = await self.answer(path.read_bytes())
-            _log.info("a DEL from while no agent ran", endpoint=path.name, answered=answer[:1].decode())
-            path.unlink(missing_ok=True)
+            try:
+                answer = await self.answer(path.read_bytes())
+            except OSError as error:
+                _log.warning("a queued DEL can't be read", path=str(path), error=str(error))
+                continue
+            if answer.startswith(b"0\n"):
+                _log.info("a DEL from while no agent answered", endpoint=path.name)
+                path.unlink(missing_ok=True)
+            else:
+                _log.warning("a queued DEL makes no sense, put aside", path=str(path), answer=answer.decode(errors="replace")[:300])
+                path.rename(path.with_suffix(".broken"))
+
+    async def run(self) -> None:
+        """For ever: the plugin queues also when an agent that runs did not answer in time."""
+        while True:
+            await self.drain()
+            await asyncio.sleep(_DRAIN_SECONDS)

@@ -404,6 +404,10 @@ def kubeconfig(tmp_path: Path) -> Path:
     return path
 
 
+def point(kubeconfig: Path, url: str) -> None:
+    kubeconfig.write_text(kubeconfig.read_text().replace("https://127.0.0.1:1", url))
+
+
 def test_a_kubeconfig_s_contexts(kubeconfig: Path) -> None:
     first = read_kubeconfig(kubeconfig)
     assert (first.server, first.token) == ("https://127.0.0.1:1", "t")
@@ -438,7 +442,7 @@ async def test_tls_is_checked_against_the_kubeconfig_s_authority(kubeconfig: Pat
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "ca.crt", tmp_path / "key.pem")
     async with serving(hello, context) as url:
-        kubeconfig.write_text(kubeconfig.read_text().replace("https://127.0.0.1:1", url))
+        point(kubeconfig, url)
         async with Connection.from_kubeconfig(kubeconfig) as connection:
             assert await connection.get("/x") == {"hello": 1}
         async with Connection(Access(url)) as connection:

@@ -15,7 +15,6 @@ from pilus_observer.observer import alone
 def log_as_before() -> Iterator[None]:
     yield
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def test_where_everything_is() -> None:

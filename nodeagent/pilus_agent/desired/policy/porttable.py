@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Final
 
 from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, DEFAULT_DENY, HOST_LET_IN, Answer, Decision, Precedence
