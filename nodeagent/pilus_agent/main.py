@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from pilus_agent.publish import Publisher
 from pilus_agent.server import Server
 from pilus_agent.sources import kubernetes
 from pilus_agent.sources.cni import CniSource
+from pilus_agent.standalone import StandaloneAgent
 from pilus_agent.views import Views
 from pilus_agent.wiring import Wiring
 from pilus_api import settings as settings_of
@@ -135,40 +137,48 @@ class Agent:
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 
 
-async def _serve(node: str, settings: Settings, kubeconfig: Path | None) -> None:
+async def _serve(node: str, settings: Settings, kubeconfig: Path | None, folder: Path | None) -> None:
     config = {"PILUS_ENDPOINTS_SIZE": 4096}
     datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", config)
     kernel = Kernel(datapath)
-    connection = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with connection:
-            running = asyncio.create_task(Agent(node, settings, connection, kernel).run(), name="agent")
-            stopping = asyncio.create_task(stop.wait(), name="stop")
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not running.done():
-                running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+        if folder is not None:
+            await _until(stop, StandaloneAgent(node, settings, folder, kernel, RUNTIME, version("pilus")).run())
+            return
+        async with Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster() as connection:
+            await _until(stop, Agent(node, settings, connection, kernel).run())
     finally:
         await kernel.close()
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Run until told to end; what ends by itself has failed, and raises."""
+    running = asyncio.create_task(work, name="agent")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not running.done():
+        running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
 
 
 @click.command()
 @click.option("--node-name", required=True, help="the name of this node's Node object")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="how to reach the API server; without it as a pod does")
+@click.option("--source-dir", type=click.Path(path_type=Path, file_okay=False), help="take manifests from here; no Kubernetes")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML of the ConfigMap's keys")
-def main(node_name: str, kubeconfig: Path | None, config_file: Path | None) -> None:
+def main(node_name: str, kubeconfig: Path | None, source_dir: Path | None, config_file: Path | None) -> None:
     """The node agent: gives this node's pods their network, identity and policy."""
     try:
         settings = settings_of.load(config_file) if config_file else Settings()
         level = logging.DEBUG if settings.debug else logging.INFO
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
-        asyncio.run(_serve(node_name, settings, kubeconfig))
+        asyncio.run(_serve(node_name, settings, kubeconfig, source_dir))
     except PilusError as error:
         click.echo(f"pilus-agent: {error}", err=True)
         sys.exit(1)

@@ -209,18 +209,22 @@ class PolicyStage:
         """For PilusNodeStatus."""
         return [
             {
-                "uid": held.uid, "generation": held.generation, "realised": not self._error(name), "error": self._error(name),
+                "uid": held.uid,
+                "generation": held.generation,
+                "realised": not self._error(name),
+                "error": self._error(name),
                 "unenforced": list(self._unenforced.get(name, ())),
             }
             for name, held in sorted(self._objects.items())
-        ]  # fmt: skip
+        ]
 
     def _error(self, name: str) -> str:
         if name in self._errors:
             return self._errors[name]
         for large in self._compiled.too_large.values():
             if any(self._names(origin, name) for origin in large.origins):
-                return f"too large: {large.rows} rows, and a policy may have {large.budget}; the last version that was not stays in force"
+                room = f"{large.rows} rows, and a policy may have {large.budget}"
+                return f"too large: {room}; the last version that was not stays in force"
         return ""
 
     def _names(self, origin: Origin, name: str) -> bool:
@@ -249,11 +253,18 @@ class PolicyStage:
             )
             error = self._error(name)
             missing = ", ".join(self._unenforced.get(name, ()))
-            found.append({
-                "kind": _KINDS[name.partition("/")[0]][1], "namespace": raw["metadata"].get("namespace", ""), "name": raw["metadata"]["name"],
-                "uid": held.uid, "generation": held.generation, "realised": not error,
-                "message": error or (f"not enforced yet: {missing}" if missing else ""), "endpoints": selected,
-            })  # fmt: skip
+            found.append(
+                {
+                    "kind": _KINDS[name.partition("/")[0]][1],
+                    "namespace": raw["metadata"].get("namespace", ""),
+                    "name": raw["metadata"]["name"],
+                    "uid": held.uid,
+                    "generation": held.generation,
+                    "realised": not error,
+                    "message": error or (f"not enforced yet: {missing}" if missing else ""),
+                    "endpoints": selected,
+                }
+            )
         return found
 
     def explain(self, key: str, identities: Mapping[Identity, Labels]) -> Item:

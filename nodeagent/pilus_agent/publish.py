@@ -5,6 +5,7 @@ written. Never: reading back to decide anything.
 """
 
 import asyncio
+import contextlib
 
 import structlog
 
@@ -46,10 +47,8 @@ class Publisher:
     async def _write(self, path: str, body: Object | None) -> bool:
         try:
             if body is None:
-                try:
+                with contextlib.suppress(NotFound):
                     await self._connection.delete(path)
-                except NotFound:
-                    pass
                 self._written.pop(path, None)
             elif self._written.get(path) != body:
                 await self._connection.patch(path, body, params=_PARAMETERS, content=APPLY_PATCH)

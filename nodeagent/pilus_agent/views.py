@@ -71,11 +71,15 @@ class Views:
                 "action": "" if wiring.ready else "see the other checks",
             },
         ]
-        for trouble in wiring.trouble.values():
-            checks.append({
-                "name": trouble.what, "state": "degraded", "message": trouble.message,
-                "action": _ACTIONS.get(trouble.what, "look at the agent's log; a full table needs a larger size, or fewer policies"),
-            })  # fmt: skip
+        checks += [
+            {
+                "name": trouble.what,
+                "state": "degraded",
+                "message": trouble.message,
+                "action": _ACTIONS.get(trouble.what, "look at the agent's log; a full table needs a larger size"),
+            }
+            for trouble in wiring.trouble.values()
+        ]
         checks += wiring.policy.checks()
         maps = [
             {"name": name, "entries": len(tracker.held), "max_entries": wiring.tables.layouts[name].max_entries}
@@ -97,13 +101,24 @@ class Views:
         for endpoint in sorted(self._wiring.endpoints.values(), key=lambda endpoint: endpoint.attachment.number):
             attachment = endpoint.attachment
             addresses = {address.version: str(address) for address in attachment.addresses}
-            found.append({
-                "number": attachment.number, "namespace": attachment.namespace, "name": attachment.pod, "state": str(endpoint.state),
-                "identity": endpoint.identity, "labels": _texts(self._wiring.labels_of(attachment)), "ipv4": addresses.get(4),
-                "ipv6": addresses.get(6), "interface": attachment.link, "ingress_enforced": endpoint.ingress_enforced,
-                "egress_enforced": endpoint.egress_enforced, "policy": endpoint.policy.hex(),
-                "policy_number": self._wiring.policy.number(endpoint.policy), "container_id": attachment.container,
-            })  # fmt: skip
+            found.append(
+                {
+                    "number": attachment.number,
+                    "namespace": attachment.namespace,
+                    "name": attachment.pod,
+                    "state": str(endpoint.state),
+                    "identity": endpoint.identity,
+                    "labels": _texts(self._wiring.labels_of(attachment)),
+                    "ipv4": addresses.get(4),
+                    "ipv6": addresses.get(6),
+                    "interface": attachment.link,
+                    "ingress_enforced": endpoint.ingress_enforced,
+                    "egress_enforced": endpoint.egress_enforced,
+                    "policy": endpoint.policy.hex(),
+                    "policy_number": self._wiring.policy.number(endpoint.policy),
+                    "container_id": attachment.container,
+                }
+            )
         return found
 
     def _identities(self) -> list[Item]:
@@ -116,11 +131,14 @@ class Views:
                 uses[endpoint.identity] = uses.get(endpoint.identity, 0) + 1
         return [
             {
-                "identity": number, "labels": _texts(labels), "reserved": number in RESERVED, "endpoints": uses.get(number, 0),
+                "identity": number,
+                "labels": _texts(labels),
+                "reserved": number in RESERVED,
+                "endpoints": uses.get(number, 0),
                 "known": layout.encode(int(number)) in known,
             }
             for number, labels in sorted(wiring.identities.labels.items())
-        ]  # fmt: skip
+        ]
 
     def _ipcache(self) -> list[Item]:
         wiring = self._wiring
@@ -148,11 +166,14 @@ class Views:
     def _nodes(self) -> list[Item]:
         return [
             {
-                "name": node.name, "local": node.name == self._wiring.node, "addresses": [str(address) for address in node.addresses],
-                "routers": [str(address) for address in routers_of(node.ranges)], "ranges": [str(network) for network in node.ranges],
+                "name": node.name,
+                "local": node.name == self._wiring.node,
+                "addresses": [str(address) for address in node.addresses],
+                "routers": [str(address) for address in routers_of(node.ranges)],
+                "ranges": [str(network) for network in node.ranges],
             }
             for node in sorted(self._wiring.facts.nodes.values(), key=lambda node: node.name)
-        ]  # fmt: skip
+        ]
 
     def _policy(self, asked: Mapping[str, Any]) -> Item:
         number = asked.get("endpoint")

@@ -12,7 +12,6 @@ from pilus_observer.kernel import Kernel
 from pilus_observer.names import Names
 from pilus_observer.request import Request
 from pilus_observer.server import Answer, Lines
-from pilus_observer.sweep import boot_seconds
 
 _CHUNK = 256
 
@@ -37,6 +36,6 @@ class Answers:
 
     async def flows(self, request: Request) -> Lines:  # noqa: ARG002
         for table in flows.TABLES:
-            snapshot = await self._kernel.run(partial(flows.snapshot, table=table, now=boot_seconds()))
+            snapshot = await self._kernel.run(partial(flows.snapshot, table=table, now=flows.clock()))
             for start in range(0, len(snapshot.rows), _CHUNK):
                 yield await asyncio.to_thread(snapshot.items, start, start + _CHUNK, self._names.name)

@@ -5,6 +5,7 @@ needs, and objects for the API. Never writes (sweep.py does).
 """
 
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from pilus_observer.events import End, Item
 from pilus_observer.words import Words
 
 TABLES = ("flows", "embryonic")
+CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -43,9 +45,14 @@ def picker(fields: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Callabl
     return pick
 
 
+def clock() -> int:
+    """Seconds of the clock that the programs write `last_seen` with (bpf_ktime_get_coarse_ns)."""
+    return int(time.clock_gettime(CLOCK_MONOTONIC_COARSE))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One table as it was at `now` (seconds since boot)."""
+    """One table as it was at `now`, in seconds of the programs' clock."""
 
     table: str
     now: int = 0
@@ -54,7 +61,8 @@ class Snapshot:
     value: Layout | None = None
     states: Mapping[int, str] = field(default_factory=dict)
     zones: Mapping[int, str] = field(default_factory=dict)
-    reply_flag: int = 0
+    reply: int = 1  # the role of a flow's other direction
+    denied: int = 1  # the flag of one that was refused since
 
     def items(self, start: int, end: int, name: Callable[[End], End]) -> list[Item]:
         """Rows as docs/observer-api.md states them."""
@@ -83,8 +91,8 @@ class Snapshot:
             "packets": held.get("packets", 0),
             "bytes": held.get("bytes", 0),
             "last_seen_seconds": max(self.now - held.get("last_seen", self.now), 0),
-            "verdict": words.FORWARDED,  # a refusal is never written
-            "reply": bool(held.get("reply", held.get("flags", 0) & self.reply_flag)),
+            "verdict": words.DROPPED if held.get("flags", 0) & self.denied else words.FORWARDED,
+            "reply": held.get("role") == self.reply,
         }
 
 
@@ -96,5 +104,6 @@ def snapshot(datapath: Datapath, table: str, now: int) -> Snapshot:
     enums, known = datapath.description["enums"], Words(datapath.description)
     return Snapshot(
         table, now, list(held.items_raw().items()), held.key, held.value,
-        known.names("pilus_flow_state"), known.names("pilus_zone"), enums.get("pilus_flow_flag", {}).get("PILUS_FLOW_REPLY", 0),
+        known.names("pilus_flow_state", "PILUS_FLOW_"), known.names("pilus_zone"),
+        enums.get("pilus_flow_role", {}).get("PILUS_FLOW_REPLY", 1), enums.get("pilus_flow_flag", {}).get("PILUS_FLOW_DENIED", 1),
     )  # fmt: skip

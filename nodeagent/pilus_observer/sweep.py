@@ -1,54 +1,57 @@
 """The sweep: expired flow entries go, and each endpoint's quota is counted anew.
 
 In: the flow tables and the time-outs in `settings`. Out: deletions in batches, and the map `quotas`. The programs check time-outs
-themselves, so an entry that stays too long costs room, never a wrong answer; who deletes too early costs a connection its state,
-so each entry is looked at again right before it goes.
+themselves, so an entry that stays too long costs room, never a wrong answer; one deleted too early costs a connection its state.
+So an entry goes only with or after its other direction, and is looked at again right before.
 """
 
 import errno
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pilus_maps import Datapath, KernelError, TypedMap, syscall
-from pilus_observer.flows import TABLES, picker
-from pilus_observer.words import Words
+from pilus_observer.flows import TABLES, clock, picker
 
 EVERY = 10.0
+# Seconds, by enum pilus_flow_state (bpf/abi.h, PILUS_TIMEOUT_*): SYN, established, closing, other.
+TIMEOUTS = (60, 8000, 10, 60)
 _BATCH = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds without a packet after which an entry is void, by the state's name."""
-
-    syn: int = 60
-    established: int = 8000
-    closing: int = 10
-    other: int = 60
-
-    def of(self, state: str) -> int:
-        return int(getattr(self, state, self.other)) if state in self.__slots__ else self.other
+def timeouts(settings: Mapping[str, Any] | None) -> tuple[int, ...]:
+    """By state, out of the row of `settings`; a time-out that is absent or 0 means the default."""
+    given: Sequence[int] = (settings or {}).get("timeout", ())
+    return tuple((given[state] if state < len(given) else 0) or default for state, default in enumerate(TIMEOUTS))
 
 
-def timeouts(settings: Mapping[str, Any] | None) -> Timeouts:
-    """Out of the row of `settings`; a field that is absent or 0 means the default."""
-    held = settings or {}
-    given = {name: held[f"timeout_{name}"] for name in Timeouts.__slots__ if held.get(f"timeout_{name}")}
-    return Timeouts(**given)
+def expired(state: int, last_seen: int, limits: Sequence[int], now: int) -> bool:
+    """Seconds. An entry written after `now` was read is young, not old; a state that nobody knows is the last one."""
+    return now - last_seen > limits[min(state, len(limits) - 1)]
 
 
-def expired(last_seen: int, timeout: int, now: int) -> bool:
-    """Seconds. An entry written after `now` was read is young, not old."""
-    return now - last_seen > timeout
+def other_direction(fields: Sequence[Mapping[str, Any]]) -> Callable[[bytes, int], bytes]:
+    """By a key's layout: a function from a key and the other direction's zone to the other direction's key."""
+    size = {field["name"]: field["size"] * max(field["count"], 1) for field in fields}
+    place = {field["name"]: slice(field["offset"], field["offset"] + size[field["name"]]) for field in fields}
+    swapped = [pair for pair in (("source", "destination"), ("source_port", "destination_port")) if place.keys() >= set(pair)]
+
+    def other(key: bytes, zone: int) -> bytes:
+        made = bytearray(key)
+        for one, two in swapped:
+            made[place[one]], made[place[two]] = key[place[two]], key[place[one]]
+        if "zone" in place:
+            made[place["zone"]] = zone.to_bytes(size["zone"], "little")
+        return bytes(made)
+
+    return other
 
 
-def quota_writes(counted: Mapping[int, int], held: Mapping[int, int]) -> tuple[dict[int, int], list[int]]:
-    """What to write, and what to delete, so that `quotas` says what was counted."""
-    writes = {endpoint: count for endpoint, count in counted.items() if held.get(endpoint) != count}
-    return writes, sorted(endpoint for endpoint in held if endpoint not in counted)
+def quota_writes(counted: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:
+    """What to write so that `quotas` says what was counted."""
+    wanted = dict.fromkeys(held, 0) | dict(counted)
+    return {endpoint: count for endpoint, count in wanted.items() if endpoint and held.get(endpoint, 0) != count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +64,34 @@ class Swept:
     bytes: int = 0
 
 
-class _Fields:
-    """The numbers of an entry that the sweep needs."""
+class _Table:
+    """One flow table, and how to read of an entry what the sweep needs."""
 
-    def __init__(self, datapath: Datapath, table: str) -> None:
-        described = datapath.description["maps"][table]["value"]["fields"]
-        names = Words(datapath.description).names("pilus_flow_state")
-        limits = timeouts(datapath.map("settings").lookup(0))
-        self._limits = {number: limits.of(name) for number, name in names.items()}
-        self._other = limits.other
-        self._age = picker(described, ("state", "last_seen"))
-        self.counts = picker(described, ("packets", "bytes"))
-        self._endpoint = picker(described, ("endpoint",))
+    def __init__(self, datapath: Datapath, name: str, now: int) -> None:
+        described = datapath.description["maps"][name]
+        fields = described["value"]["fields"]
+        self.map = datapath.map(name)
+        self._now = now
+        self._limits = timeouts(datapath.map("settings").lookup(0))
+        self._age = picker(fields, ("state", "last_seen"))
+        self._pair_zone = picker(fields, ("pair_zone",))
+        self._endpoint = picker(fields, ("endpoint",))
+        self._other = other_direction(described["key"]["fields"])
+        self.counts = picker(fields, ("packets", "bytes"))
 
-    def void(self, raw: bytes, now: int) -> bool:
+    def old(self, raw: bytes) -> bool:
         state, last_seen = self._age(raw)
-        return expired(last_seen, self._limits.get(state, self._other), now)
+        return expired(state, last_seen, self._limits, self._now)
+
+    def void(self, key: bytes, raw: bytes) -> bool:
+        """Old, and the other direction too: where one side alone talks, both are needed."""
+        if not self.old(raw):
+            return False
+        other = self.map.lookup_raw(self._other(key, self._pair_zone(raw)[0]))
+        return other is None or self.old(other)
 
     def endpoint(self, raw: bytes) -> int:
         return self._endpoint(raw)[0]
-
-
-def boot_seconds() -> int:
-    """The programs' clock (bpf_ktime_get_boot_ns) in whole seconds."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def _delete(table: TypedMap, keys: list[bytes]) -> int:
@@ -99,56 +106,50 @@ def _delete(table: TypedMap, keys: list[bytes]) -> int:
     return gone
 
 
-def _sweep(datapath: Datapath, name: str, clock: Callable[[], int]) -> tuple[Swept, Counter[int]]:
+def _sweep(table: _Table) -> tuple[Swept, Counter[int]]:
     """Delete what has expired, and count by endpoint what stays."""
-    table, fields, now = datapath.map(name), _Fields(datapath, name), clock()
     stays: Counter[int] = Counter()
-    void: list[bytes] = []
-    for key, raw in table.items_raw().items():
-        if fields.void(raw, now):
-            void.append(key)
+    old: list[bytes] = []
+    for key, raw in table.map.items_raw().items():
+        if table.old(raw):
+            old.append(key)
         else:
-            stays[fields.endpoint(raw)] += 1
+            stays[table.endpoint(raw)] += 1
     entries = packets = size = 0
-    for start in range(0, len(void), _BATCH):
+    for start in range(0, len(old), _BATCH):
         chunk: list[bytes] = []
-        for key in void[start : start + _BATCH]:
-            latest = table.lookup_raw(key)
+        for key in old[start : start + _BATCH]:
+            latest = table.map.lookup_raw(key)
             if latest is None:
                 continue
-            if not fields.void(latest, now):  # a packet came meanwhile
-                stays[fields.endpoint(latest)] += 1
+            if not table.void(key, latest):
+                stays[table.endpoint(latest)] += 1
                 continue
-            counted = fields.counts(latest)
+            counted = table.counts(latest)
             packets, size = packets + counted[0], size + counted[1]
             chunk.append(key)
-        entries += _delete(table, chunk)
-    return Swept(name, entries, packets, size), stays
+        entries += _delete(table.map, chunk)
+    return Swept(table.map.name, entries, packets, size), stays
 
 
 def _recount(datapath: Datapath, counted: Mapping[int, int]) -> None:
     """`quotas`: endpoint -> how many entries of `flows` it has. Programs count up meanwhile; the next sweep puts that right."""
     table = datapath.map("quotas")
-    field = table.value.names[0]
-    held = {key: value if table.value.bare else value[field] for key, value in table.items()}
-    writes, gone = quota_writes({endpoint: count for endpoint, count in counted.items() if endpoint}, held)
-    if table.kind == "array":  # its rows stay for ever
-        writes |= {endpoint: 0 for endpoint in gone if held[endpoint]}
-        gone = []
-    for endpoint, count in writes.items():
-        table.update(endpoint, count if table.value.bare else {field: count})
-    for endpoint in gone:
-        table.delete(endpoint)
+    if table.key is None:
+        return
+    held = {table.key.decode(key): table.value.decode(raw) for key, raw in table.items_raw().items() if raw.count(0) != len(raw)}
+    for endpoint, used in quota_writes(counted, {number: row["used"] for number, row in held.items()}).items():
+        table.update(endpoint, {**held.get(endpoint, {}), "used": used})  # what was refused stays
 
 
-def sweep(datapath: Datapath, clock: Callable[[], int] = boot_seconds) -> list[Swept]:
+def sweep(datapath: Datapath, now: Callable[[], int] = clock) -> list[Swept]:
     """Both tables and the quotas, as far as this datapath has them. Raises KernelError."""
     maps = datapath.description["maps"]
     done: list[Swept] = []
     for name in TABLES:
         if name not in maps:
             continue
-        swept, stays = _sweep(datapath, name, clock)
+        swept, stays = _sweep(_Table(datapath, name, now()))
         done.append(swept)
         if name == "flows" and "quotas" in maps:
             _recount(datapath, stays)

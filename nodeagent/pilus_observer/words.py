@@ -62,9 +62,9 @@ class Words:
         self._of_policy = frozenset(drops[name] for name in _POLICY_REASONS if name in drops)
         self.hook_count = enums.get("pilus_hook", {}).get("PILUS_HOOK_COUNT", len(self._hooks))
 
-    def names(self, enum: str) -> dict[int, str]:
-        """`pilus_hook` -> {0: "pod_from", ...}."""
-        prefix = f"{enum.upper()}_"
+    def names(self, enum: str, prefix: str = "") -> dict[int, str]:
+        """`pilus_hook` -> {0: "pod_from", ...}. `prefix`: of the constants, if it is not the enum's name."""
+        prefix = prefix or f"{enum.upper()}_"
         constants = self._enums.get(enum, {})
         return {number: name.removeprefix(prefix).lower() for name, number in constants.items() if not name.endswith("_COUNT")}
 

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import kopf
+import structlog
 
 from pilus_api.connection import Object
 from pilus_api.errors import PilusError
+from pilus_api.watch import Backoff
 
 KINDS: Final = ("ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies")
 
 # What a policy's plural, its object and whether it is gone mean is the receiver's business.
 Receiver = Callable[[str, Object, bool], None]
+
+
+_log = structlog.get_logger(__name__)
 
 
 def registry(receive: Receiver, kubeconfig: Path | None) -> kopf.OperatorRegistry:
@@ -43,7 +48,7 @@ def registry(receive: Receiver, kubeconfig: Path | None) -> kopf.OperatorRegistr
 
 
 class KopfEndedError(PilusError):
-    """kopf stopped by itself; its log says why. The operator starts anew."""
+    """kopf stopped by itself; its log says why."""
 
 
 async def serve(receive: Receiver, kubeconfig: Path | None) -> None:
@@ -81,3 +86,14 @@ async def serve(receive: Receiver, kubeconfig: Path | None) -> None:
         await ended
     finally:
         stop.set()
+
+
+async def serve_always(receive: Receiver, kubeconfig: Path | None) -> None:
+    """The same, and again whenever it ends: it then tells of every policy anew."""
+    backoff = Backoff(1.0, 30.0)
+    while True:
+        try:
+            await serve(receive, kubeconfig)
+        except KopfEndedError as error:
+            _log.warning("policies are not followed, trying again", error=str(error))
+            await asyncio.sleep(backoff.delay())

@@ -104,12 +104,13 @@ class Operator:
                 raise result
 
 
-async def serve(settings: Settings, kubeconfig: Path | None) -> int:
+async def serve(connection: Connection, settings: Settings, kubeconfig: Path | None) -> int:
+    """Work until told to end; returns the exit status."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    async with Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster() as connection:
+    async with connection:
         work = asyncio.create_task(Operator(connection, settings, kubeconfig).run(), name="operator")
         told = asyncio.create_task(ended.wait(), name="signals")
         await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -130,7 +131,8 @@ def main(kubeconfig: Path | None, config: Path | None) -> None:
     try:
         settings = load(config) if config else Settings()
         configure_logs(settings.debug)
-        status = asyncio.run(serve(settings, kubeconfig))
+        connection = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster()
+        status = asyncio.run(serve(connection, settings, kubeconfig))
     except PilusError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)

@@ -63,12 +63,14 @@ class RangeWriter:
 
     async def write(self) -> float | None:
         """Act until there is nothing to do; only to be called when nodes, CiliumNodes and claims are all in sync."""
-        # Claim, node, write: three rounds. More would mean that somebody writes against us, and that is for the next call.
-        for _ in range(4):
+        # Claim, write, give back: three rounds, and one that finds nothing. More means that somebody writes against us.
+        for _ in range(5):
             plan = list(self.ranges.plan(self._clock()))
             if not plan:
                 break
             await each(plan, self._act)
+        else:
+            return 1.0
         self._complain()
         return self.ranges.waits(self._clock())
 

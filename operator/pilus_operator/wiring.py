@@ -83,7 +83,7 @@ class Term:
                 group.create_task(self._follow(path, prune, receive, woken), name=f"watch {path}")
             for loop in self._loops:
                 group.create_task(loop.run(), name=loop.name)
-            group.create_task(handlers.serve(self._policy, self._kubeconfig), name="kopf")
+            group.create_task(handlers.serve_always(self._policy, self._kubeconfig), name="kopf")
 
     async def _follow(
         self, path: str, prune: Callable[[Object], Any], receive: Callable[[Key, Any], object], woken: tuple[Loop, ...]

@@ -217,9 +217,12 @@ def field(name: str, offset: int, size: int) -> dict[str, Any]:
 
 
 FLOW = {"size": 32, "fields": [field("packets", 0, 8), field("bytes", 8, 8), field("state", 16, 4), field("last_seen", 20, 4),
-                               field("endpoint", 24, 4), field("pad", 28, 4)]}  # fmt: skip
+                               field("endpoint", 24, 4), field("pair_zone", 28, 4)]}  # fmt: skip
+KEY = {"size": 4, "fields": [field("zone", 0, 1), field("pad", 1, 1), field("number", 2, 2)]}
 BARE = {"size": 4, "fields": [field("", 0, 4)]}
-TIMEOUTS = {"size": 8, "fields": [field("timeout_syn", 0, 4), field("timeout_established", 4, 4)]}
+QUOTA = {"size": 8, "fields": [field("used", 0, 4), field("refused", 4, 4)]}
+TIMEOUTS = {"size": 16, "fields": [field("timeout", 0, 4) | {"count": 4}]}
+ONE_WAY, OTHER_WAY = 1, 2
 
 
 def made_up(kinds: dict[str, tuple[str, dict[str, Any], int]]) -> Datapath:
@@ -233,37 +236,46 @@ def made_up(kinds: dict[str, tuple[str, dict[str, Any], int]]) -> Datapath:
              "name", name],
             check=True,
         )  # fmt: skip
-        maps[name] = {"type": kind, "key": BARE, "value": value, "max_entries": size, "pin": pin}
-    enums = {"pilus_flow_state": {"PILUS_FLOW_STATE_SYN": 0, "PILUS_FLOW_STATE_ESTABLISHED": 1, "PILUS_FLOW_STATE_CLOSING": 2}}
-    return Datapath({"version": 1, "hash": "made up", "maps": maps, "enums": enums, "texts": {}})
+        key = KEY if value is FLOW else BARE
+        maps[name] = {"type": kind, "key": key, "value": value, "max_entries": size, "pin": pin}
+    return Datapath({"version": 1, "hash": "made up", "maps": maps, "enums": {}, "texts": {}})
 
 
-def flow(state: int, last_seen: int, endpoint: int) -> dict[str, int]:
-    return {"packets": 2, "bytes": 200, "state": state, "last_seen": last_seen, "endpoint": endpoint}
+def flow(state: int, last_seen: int, endpoint: int, pair_zone: int = OTHER_WAY) -> dict[str, int]:
+    return {"packets": 2, "bytes": 200, "state": state, "last_seen": last_seen, "endpoint": endpoint, "pair_zone": pair_zone}
 
 
-@pytest.mark.parametrize("quotas", ["hash", "array"])
-def test_the_sweep_deletes_what_has_expired_and_recounts_quotas(node: Node, quotas: str) -> None:
-    now = 100_000
-    kinds = {"flows": ("hash", FLOW, 8192), "embryonic": ("lru_hash", FLOW, 8192), "quotas": (quotas, BARE, 16),
+def test_the_sweep_deletes_what_has_expired_and_recounts_quotas(node: Node) -> None:
+    now, syn, established, closing = 100_000, 0, 1, 2
+    kinds = {"flows": ("hash", FLOW, 8192), "embryonic": ("lru_hash", FLOW, 8192), "quotas": ("array", QUOTA, 16),
              "settings": ("array", TIMEOUTS, 1)}  # fmt: skip
     with made_up(kinds) as datapath:
-        datapath.map("settings").update(0, {"timeout_established": 500})
-        flows, embryonic = datapath.map("flows"), datapath.map("embryonic")
-        for number in range(3000):  # more than a batch: two of three have expired
-            flows.update(number, flow(1, now - 499 - number % 3, 1 + number % 2))
-        flows.update(5000, flow(2, now - 11, 3))  # closing
-        embryonic.update(1, flow(0, now - 60, 1))
-        embryonic.update(2, flow(0, now - 61, 1))
-        datapath.map("quotas").update(1, 77)
-        datapath.map("quotas").update(3, 1)
+        datapath.map("settings").update(0, {"timeout": (0, 500, 0, 0)})
+        flows, embryonic, quotas = (datapath.map(name) for name in ("flows", "embryonic", "quotas"))
+
+        def held() -> list[tuple[int, int]]:
+            return sorted((key["zone"], key["number"]) for key, _ in flows.items())
+
+        for number in range(3000):  # more than a batch: one of three has expired
+            flows.update({"zone": ONE_WAY, "number": number}, flow(established, now - 499 - number % 3, 1 + number % 2))
+        flows.update({"zone": ONE_WAY, "number": 5000}, flow(closing, now - 11, 3))
+        flows.update({"zone": ONE_WAY, "number": 6000}, flow(established, now - 900, 4))  # listens
+        flows.update({"zone": OTHER_WAY, "number": 6000}, flow(established, now, 4, ONE_WAY))  # talks
+        for zone, pair in ((ONE_WAY, OTHER_WAY), (OTHER_WAY, ONE_WAY)):  # both silent
+            flows.update({"zone": zone, "number": 7000}, flow(established, now - 900, 4, pair))
+        embryonic.update({"zone": ONE_WAY, "number": 1}, flow(syn, now - 60, 1))
+        embryonic.update({"zone": ONE_WAY, "number": 2}, flow(syn, now - 61, 1))
+        quotas.update(1, {"used": 77, "refused": 9})
+        quotas.update(3, {"used": 1})
         done = {swept.table: swept for swept in sweep.sweep(datapath, lambda: now)}
-        assert (done["flows"].entries, done["flows"].packets, done["flows"].bytes) == (1001, 2002, 200_200)
+        assert (done["flows"].entries, done["flows"].packets, done["flows"].bytes) == (1003, 2006, 200_600)
         assert done["embryonic"].entries == 1
-        assert sorted(key for key, _ in flows.items()) == [number for number in range(3000) if number % 3 < 2]
-        assert [key for key, _ in embryonic.items()] == [1]
-        held = {key: count for key, count in datapath.map("quotas").items() if count}
-        assert held == {1: 1000, 2: 1000}
+        stay = [(ONE_WAY, number) for number in range(3000) if number % 3 < 2]
+        assert held() == [*stay, (ONE_WAY, 6000), (OTHER_WAY, 6000)]
+        assert [key["number"] for key, _ in embryonic.items()] == [1]
+        assert {number: row for number, row in quotas.items() if any(row.values())} == {
+            1: {"used": 1000, "refused": 9}, 2: {"used": 1000, "refused": 0}, 4: {"used": 2, "refused": 0},
+        }  # fmt: skip
         assert [swept.entries for swept in sweep.sweep(datapath, lambda: now)] == [0, 0]
 
 

@@ -65,14 +65,17 @@ class Model(BaseModel):
     # What the schema says beside the fields, such as an anyOf of value validations.
     schema_extra: ClassVar[Mapping[str, Any]] = {}
 
+    # Every check that is marked in the class or above it, by name.
+    _refusals: ClassVar[tuple[Callable[[Any], bool], ...]] = ()
+
     @classmethod
-    def _refusals(cls) -> list[Callable[[Any], bool]]:
-        names = {name for base in reversed(cls.__mro__) for name, held in vars(base).items() if hasattr(held, "refusal")}
-        return [getattr(cls, name) for name in sorted(names)]
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        names = {name for base in cls.__mro__ for name, held in vars(base).items() if hasattr(held, "refusal")}
+        cls._refusals = tuple(getattr(cls, name) for name in sorted(names))
 
     @model_validator(mode="after")
     def _refuse(self) -> "Model":
-        for check in self._refusals():
+        for check in self._refusals:
             if not check(self):
                 raise ValueError(check.__dict__["refusal"]["message"])
         return self
@@ -80,7 +83,7 @@ class Model(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         held = handler.resolve_ref_schema(handler(schema))
-        rules = [dict(check.__dict__["refusal"]) for check in cls._refusals()]
+        rules = [dict(check.__dict__["refusal"]) for check in cls._refusals]
         rules = [rule for rule in rules if rule["rule"]]
         if rules:
             held[VALIDATIONS] = rules

@@ -65,7 +65,8 @@ def _compiles(text: str) -> bool:
     return True
 
 
-# Matching fails, and thus refuses, if the pattern does not compile; what it answers is no matter. (An error beside `||` would be lost.)
+# Matching fails, and thus refuses, if the pattern does not compile; what it answers is no matter. Beside `||` the failure
+# would be lost.
 _COMPILES_CEL = "''.matches(self) ? true : true"
 HttpPath = Annotated[
     str, Field(max_length=200), Refusal(_COMPILES_CEL, "path must be a regular expression of RE2's syntax", _compiles)

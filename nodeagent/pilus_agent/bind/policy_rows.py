@@ -1,7 +1,7 @@
 """Compiled policies as the kernel's records: what has changed since the last time, table by table.
 
-In: what is compiled, and numbers that the kernel holds already. Out: changes of `verdicts`, `peers`, `cidrs` and `policies`. Pure; a
-policy that did not change costs one comparison.
+In: what is compiled, and numbers that the kernel holds already. Out: changes of `verdicts`, `peers`, `cidrs` and `policies`. Pure;
+a policy that did not change costs one comparison.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -64,7 +64,7 @@ class CniSource:
         except PilusError as error:
             _log.warning("a pod's network could not be made", error=str(error))
             return answer_error(CniError(Code.IO_FAILURE, "can't make the pod's network", str(error)), version_of(raw))
-        except Exception as error:  # the guard of an eternal server: the runtime gets an answer, the log the trace
+        except Exception as error:  # noqa: BLE001  # the guard of an eternal server: the runtime gets an answer, the log the trace
             _log.exception("a CNI request failed")
             return answer_error(CniError(Code.IO_FAILURE, "the agent failed", repr(error)), version_of(raw))
 

@@ -16,14 +16,14 @@ def _policy(case: dict[str, Any]) -> dict[str, Any]:
     if kind == "CiliumNetworkPolicy":
         held["metadata"]["namespace"] = "default"
     if "object" in case:
-        return held | case["object"]
+        return held | dict(case["object"])
     spec = case.get("spec", {})
     if "ports" in case:
         many = [{"port": str(number + 1)} for number in range(case["ports"])]
         spec = {"ingressDeny" if case.get("deny") else "ingress": [{"toPorts": [{"ports": many}]}]}
     if "icmps" in case:
         spec = {"ingress": [{"icmps": [{"fields": [{"type": number} for number in range(case["icmps"])]}]}]}
-    return held | {"spec": {"endpointSelector": {}} | spec}
+    return held | {"spec": {"endpointSelector": {}} | dict(spec)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

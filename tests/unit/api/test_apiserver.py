@@ -127,7 +127,8 @@ def test_unknown_fields_of_shared_kinds_are_kept(server: Lab) -> None:
     assert held["spec"] == spec
     status = {"id": 7, "state": "ready", "networking": {"addressing": [{"ipv4": "10.0.0.2"}]}, "future": {"a": 1}}
     endpoint = {
-        "apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint", "metadata": {"name": "web", "namespace": "default"}, "status": status,
+        "apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint", "metadata": {"name": "web", "namespace": "default"},
+        "status": status,
     }  # fmt: skip
     assert create(server, endpoint, dry=False).returncode == 0
     (held,) = server.get("cep", "web", "--namespace=default")

@@ -67,7 +67,7 @@ ELEMENTS = [
     ("{toPorts: [{ports: [{port: '80', protocol: TCP}]}]}", "allow * : 6/80"),
     # sources, and the namespace that is implied
     ("{fromEndpoints: [{matchLabels: {app: a}}]}", "allow any:app=a & k8s:NS=N : *"),
-    ("{fromEndpoints: [{matchLabels: {'k8s:app': a}}]}", "allow k8s:NS=N & k8s:app=a : *"),
+    ("{fromEndpoints: [{matchLabels: {'k8s:app': a}}]}", "allow k8s:app=a & k8s:NS=N : *"),
     ("{fromEndpoints: [{matchLabels: {'any:app': a, 'cni:x': b}}]}", "allow any:app=a & cni:x=b & k8s:NS=N : *"),
     ("{fromEndpoints: [{matchLabels: {app: a}}, {matchLabels: {app: b}}]}", "allow any:app=a & k8s:NS=N, any:app=b & k8s:NS=N : *"),
     ("{fromEndpoints: [{matchLabels: {io.kubernetes.pod.namespace: M}}]}", "allow any:NS=M : *"),
@@ -108,7 +108,7 @@ ELEMENTS = [
     (
         "{fromRequires: [{matchLabels: {env: prod}}, {matchLabels: {io.kubernetes.pod.namespace: M}}],"
         " fromEndpoints: [{matchLabels: {io.kubernetes.pod.namespace: M}}]}",
-        "allow any:NS=M & any:env=prod & k8s:NS=N : *",
+        "allow any:env=prod & any:NS=M & k8s:NS=N : *",
     ),
     ("{fromRequires: [{matchLabels: {env: prod}}], fromEntities: [host]}", "allow reserved:host= : *"),
     # ports
@@ -157,8 +157,8 @@ ELEMENTS = [
     ),
     ("{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: []}}]}", "allow * : 6/80"),
     (
-        "{toPorts: [{ports: [{port: '443', protocol: TCP}], terminatingTLS: {secret: {name: a}}, originatingTLS: {secret: {name: a}},"
-        " serverNames: [a.b]}]}",
+        "{toPorts: [{ports: [{port: '443', protocol: TCP}], terminatingTLS: {secret: {name: a}},"
+        " originatingTLS: {secret: {name: a}}, serverNames: [a.b]}]}",
         "allow * : 6/443 ! spec.ingress[0].toPorts[0].terminatingTLS spec.ingress[0].toPorts[0].originatingTLS"
         " spec.ingress[0].toPorts[0].serverNames",
     ),

@@ -54,21 +54,22 @@ KEY = Layout(
     )
 )
 IDENTITIES = (("source_identity", 4), ("destination_identity", 4))
-VALUE = Layout(described(("packets", 8), ("bytes", 8), ("last_seen", 4), ("flags", 4), *IDENTITIES, ("state", 4)))
+VALUE = Layout(described(("packets", 8), ("bytes", 8), ("last_seen", 4), ("flags", 2), ("role", 2), *IDENTITIES, ("state", 4)))
 HELD: dict[str, dict[str, Any]] = {
     "key": {
         "zone": 1, "family": 4, "source": address(10, 0, 0, 1), "destination": address(10, 0, 0, 2), "source_port": 4000,
         "destination_port": 80, "protocol": 6,
     },
     "value": {
-        "packets": 3, "bytes": 300, "last_seen": 90, "flags": 3, "source_identity": 300, "destination_identity": 301, "state": 2,
+        "packets": 3, "bytes": 300, "last_seen": 90, "flags": 0, "role": 1, "state": 2,
+        "source_identity": 300, "destination_identity": 301,
     },
 }  # fmt: skip
 
 
 def shown(value: dict[str, Any] | None = None, **key: Any) -> dict[str, Any]:
     rows = [(KEY.encode(HELD["key"] | key), VALUE.encode(HELD["value"] | (value or {})))]
-    snapshot = Snapshot("flows", 100, rows, KEY, VALUE, {2: "established"}, {1: "pod_out"}, reply_flag=2)
+    snapshot = Snapshot("flows", 100, rows, KEY, VALUE, {2: "established"}, {1: "pod_out"})
     [item] = snapshot.items(0, 10, lambda end: End(end.address, end.port, end.identity, (), "d/p"))
     return item
 
@@ -87,7 +88,8 @@ def test_a_flow_as_the_api_shows_it() -> None:
 @pytest.mark.parametrize(
     ("value", "key", "expected"),
     [
-        ({"flags": 1}, {}, {"reply": False}),
+        ({"role": 0}, {}, {"reply": False, "verdict": "FORWARDED"}),
+        ({"flags": 1}, {}, {"reply": True, "verdict": "DROPPED"}),
         ({"last_seen": 105}, {}, {"last_seen_seconds": 0}),
         ({"state": 9}, {"zone": 8}, {"state": "9", "zone": "8"}),
     ],

@@ -1,57 +1,75 @@
-"""What has expired, and whose quota is how full."""
+"""What has expired, what belongs together, and whose quota is how full."""
 
 from typing import Any
 
 import pytest
 
-from pilus_observer.sweep import Timeouts, expired, quota_writes, timeouts
+from pilus_maps.layout import Layout
+from pilus_observer.sweep import TIMEOUTS, expired, other_direction, quota_writes, timeouts
+
+SYN, ESTABLISHED, CLOSING, OTHER = range(4)
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (None, Timeouts()),
-        ({}, Timeouts(60, 8000, 10, 60)),
-        ({"timeout_syn": 5, "event_rate": 9}, Timeouts(syn=5)),
-        ({"timeout_syn": 0, "timeout_established": 2, "timeout_closing": 3, "timeout_other": 4}, Timeouts(60, 2, 3, 4)),
+        (None, (60, 8000, 10, 60)),
+        ({}, TIMEOUTS),
+        ({"timeout": (0, 0, 0, 0)}, TIMEOUTS),
+        ({"timeout": (5, 0, 0, 0)}, (5, 8000, 10, 60)),
+        ({"timeout": (1, 2, 3, 4)}, (1, 2, 3, 4)),
+        ({"timeout": (1,)}, (1, 8000, 10, 60)),
     ],
 )
-def test_timeouts(settings: dict[str, Any] | None, expected: Timeouts) -> None:
+def test_timeouts(settings: dict[str, Any] | None, expected: tuple[int, ...]) -> None:
     assert timeouts(settings) == expected
 
 
 @pytest.mark.parametrize(
-    ("state", "seconds"), [("syn", 60), ("established", 8000), ("closing", 10), ("other", 60), ("of", 60), ("", 60)]
+    ("state", "last_seen", "now", "void"),
+    [
+        (SYN, 100, 100, False),
+        (SYN, 100, 160, False),  # valid within its time-out, the last second included
+        (SYN, 100, 161, True),
+        (SYN, 170, 161, False),  # written after the clock was read
+        (ESTABLISHED, 0, 8000, False),
+        (ESTABLISHED, 0, 8001, True),
+        (CLOSING, 0, 11, True),
+        (OTHER, 0, 60, False),
+        (OTHER, 0, 61, True),
+        (9, 0, 61, True),
+    ],
 )
-def test_timeout_of_a_state(state: str, seconds: int) -> None:
-    assert Timeouts().of(state) == seconds
+def test_expired(state: int, last_seen: int, now: int, void: bool) -> None:
+    assert expired(state, last_seen, TIMEOUTS, now) is void
+
+
+def test_other_direction(description: dict[str, Any]) -> None:
+    described = description["structs"]["pilus_flow_key"]
+    layout, other = Layout(described), other_direction(described["fields"])
+    alice, bob = bytes([10]) + bytes(15), bytes([11]) + bytes(15)
+
+    def key(zone: int, source: bytes, source_port: int, destination: bytes, destination_port: int) -> bytes:
+        return layout.encode(
+            {"zone": zone, "family": 4, "protocol": 6, "source": source, "source_port": source_port,
+             "destination": destination, "destination_port": destination_port}
+        )  # fmt: skip
+
+    assert other(key(1, alice, 4000, bob, 80), 3) == key(3, bob, 80, alice, 4000)
+    assert other(key(3, bob, 80, alice, 4000), 1) == key(1, alice, 4000, bob, 80)
 
 
 @pytest.mark.parametrize(
-    ("last_seen", "timeout", "now", "void"),
+    ("counted", "held", "writes"),
     [
-        (100, 60, 100, False),
-        (100, 60, 160, False),  # valid within its time-out, the last second included
-        (100, 60, 161, True),
-        (170, 60, 161, False),  # written after the clock was read
-        (0, 8000, 7999, False),
-        (0, 10, 11, True),
+        ({}, {}, {}),
+        ({1: 5}, {}, {1: 5}),
+        ({1: 5}, {1: 5}, {}),
+        ({1: 5, 2: 1}, {1: 9, 2: 1}, {1: 5}),
+        ({}, {3: 0, 1: 9}, {1: 0}),
+        ({2: 2}, {1: 9}, {1: 0, 2: 2}),
+        ({0: 7}, {}, {}),  # nobody's
     ],
 )
-def test_expired(last_seen: int, timeout: int, now: int, void: bool) -> None:
-    assert expired(last_seen, timeout, now) is void
-
-
-@pytest.mark.parametrize(
-    ("counted", "held", "writes", "gone"),
-    [
-        ({}, {}, {}, []),
-        ({1: 5}, {}, {1: 5}, []),
-        ({1: 5}, {1: 5}, {}, []),
-        ({1: 5, 2: 1}, {1: 9, 2: 1}, {1: 5}, []),
-        ({}, {3: 0, 1: 9}, {}, [1, 3]),
-        ({2: 2}, {1: 9}, {2: 2}, [1]),
-    ],
-)
-def test_quota_writes(counted: dict[int, int], held: dict[int, int], writes: dict[int, int], gone: list[int]) -> None:
-    assert quota_writes(counted, held) == (writes, gone)
+def test_quota_writes(counted: dict[int, int], held: dict[int, int], writes: dict[int, int]) -> None:
+    assert quota_writes(counted, held) == writes

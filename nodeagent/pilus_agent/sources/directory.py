@@ -1,0 +1,172 @@
+"""A directory of YAML as a source: the same manifests, without an API server.
+
+In: every *.yaml and *.yml file of a folder. Out: facts, put into a sink. A document that can't be read is said once and leaves
+what it said before in force; the documents beside it go on. Objects are checked against the same models as by an API server.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import yaml
+
+from pilus_agent.facts import AllocatedIdentity, Pod
+from pilus_agent.sources.kubernetes import Sink, namespace_of, node_of, pod_of, policy_of
+from pilus_api.errors import PilusError
+from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity
+from pilus_api.labels import IdentityFilter, Labels, pod_labels
+from pilus_api.policies import drafts_of
+
+_log = structlog.get_logger(__name__)
+
+NETNS_ANNOTATION = "pilus.io/network-namespace"
+_INTERVAL_SECONDS = 0.5
+_LARGEST = 16 << 20
+
+Raw = Mapping[str, Any]
+Name = tuple[str, str]  # kind of fact, key
+
+_POLICIES = {"CiliumNetworkPolicy": "cnp", "CiliumClusterwideNetworkPolicy": "ccnp", "NetworkPolicy": "knp"}
+
+
+class Identities:
+    """Numbers for label sets, by this node alone: the same number for the same set as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Labels, Identity] = {}
+        self._next = FIRST_ALLOCATED
+
+    def number(self, labels: Labels) -> Identity:
+        if labels not in self._numbers:
+            if self._next > LAST_ALLOCATED:
+                raise PilusError("no identity is left: too many label sets for one node")
+            self._numbers[labels] = Identity(self._next)
+            self._next += 1
+        return self._numbers[labels]
+
+
+class DirectorySource:
+    """`pods` is what is to be connected: the path of the network namespace for each pod's key."""
+
+    def __init__(self, folder: Path, sink: Sink, cluster: str, relevant: IdentityFilter) -> None:
+        self._folder = folder
+        self._sink = sink
+        self._cluster = cluster
+        self._relevant = relevant
+        self._identities = Identities()
+        self._read: dict[Path, tuple[tuple[int, int], dict[Name, Any]]] = {}
+        self._told: dict[Name, Any] = {}
+        self.pods: dict[str, str] = {}
+
+    async def run(self, changed: asyncio.Event) -> None:
+        """For ever."""
+        while True:
+            if await asyncio.to_thread(self._look):
+                self._tell()
+                changed.set()
+            await asyncio.sleep(_INTERVAL_SECONDS)
+
+    def _look(self) -> bool:
+        """Read what is new; whether anything is."""
+        try:
+            paths = {path for path in self._folder.iterdir() if path.suffix in (".yaml", ".yml")}
+        except OSError as error:
+            raise PilusError(f"the directory of manifests can't be read: {error}") from error
+        moved = self._read.keys() != paths
+        for path in self._read.keys() - paths:
+            del self._read[path]
+        for path in paths:
+            try:
+                held = path.stat()
+                stamp = (held.st_mtime_ns, held.st_size)
+                if path in self._read and self._read[path][0] == stamp:
+                    continue
+                if held.st_size > _LARGEST:
+                    raise PilusError(f"more than {_LARGEST} bytes")
+                before = self._read[path][1] if path in self._read else {}
+                self._read[path] = (stamp, self._facts(path, path.read_text(), before))
+            except (OSError, UnicodeDecodeError, PilusError) as error:
+                _log.warning("a file can't be read, what it said before stays in force", path=str(path), error=str(error))
+                self._read.setdefault(path, ((0, 0), {}))
+            moved = True
+        return moved
+
+    def _facts(self, path: Path, text: str, before: dict[Name, Any]) -> dict[Name, Any]:
+        found: dict[Name, Any] = {}
+        broken = False
+        for raw in _documents(path, text):
+            if raw is None:
+                broken = True
+                continue
+            try:
+                found.update(self._fact(raw))
+            except (PilusError, KeyError, TypeError, ValueError, AttributeError) as error:
+                broken = True
+                name = raw.get("metadata", {}).get("name") if isinstance(raw.get("metadata"), dict) else None
+                _log.warning(
+                    "a document makes no sense, left out", path=str(path), name=name, kind=raw.get("kind"), error=str(error)
+                )
+        # A broken document may be any of those that were there: none of them stops being in force for it.
+        return before | found if broken else found
+
+    def _fact(self, raw: Raw) -> dict[Name, Any]:
+        kind = raw.get("kind")
+        metadata = raw["metadata"]
+        name = str(metadata["name"])
+        namespace = str(metadata.get("namespace") or "default")
+        named = {**raw, "metadata": {"uid": f"{kind}/{namespace}/{name}", "namespace": namespace, **metadata}}
+        if kind in _POLICIES:
+            drafts_of(raw, cluster=self._cluster)
+            key = name if kind == "CiliumClusterwideNetworkPolicy" else f"{namespace}/{name}"
+            return {(_POLICIES[str(kind)], key): policy_of(named)}
+        if kind == "Namespace":
+            return {
+                ("namespaces", name): namespace_of(
+                    {"metadata": {"labels": {"kubernetes.io/metadata.name": name, **(metadata.get("labels") or {})}}}
+                )
+            }
+        if kind == "CiliumNode":
+            return {("nodes", name): node_of(raw)}
+        if kind == "Pod":
+            pod = pod_of(named)
+            netns = (metadata.get("annotations") or {}).get(NETNS_ANNOTATION, "")
+            return {("pods", f"{namespace}/{name}"): pod, ("netns", f"{namespace}/{name}"): str(netns)}
+        _log.info("a kind that a directory does not need, left out", kind=kind, name=name)
+        return {}
+
+    def _tell(self) -> None:
+        now = {name: fact for _, facts in self._read.values() for name, fact in facts.items()}
+        for kind, key in [name for name in now if name[0] == "pods"]:
+            namespace = key.partition("/")[0]
+            now.setdefault(("namespaces", namespace), (("kubernetes.io/metadata.name", namespace),))
+            pod: Pod = now[kind, key]
+            labels = self._relevant(
+                pod_labels(dict(pod.labels), namespace, dict(now["namespaces", namespace]), pod.service_account, self._cluster)
+            )
+            number = self._identities.number(labels)
+            now["identities", str(number)] = AllocatedIdentity(number, labels)
+        self.pods = {key: netns for (kind, key), netns in now.items() if kind == "netns" and netns}
+        for name in self._told.keys() | now.keys():
+            if name[0] != "netns" and self._told.get(name) != now.get(name):
+                self._sink.put(*name, now.get(name))
+        self._told = now
+        for kind in ("nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp"):
+            self._sink.synced(kind)
+
+
+def _documents(path: Path, text: str) -> Iterator[Raw | None]:
+    """Each document, or None for one that can't be parsed; a broken one does not take those beside it along."""
+    for part in text.split("\n---"):
+        try:
+            held = yaml.safe_load(part.removeprefix("---"))
+        except (yaml.YAMLError, RecursionError) as error:
+            _log.warning("a YAML document is broken, left out", path=str(path), error=str(error).replace("\n", " ")[:300])
+            yield None
+            continue
+        if held is None:
+            continue
+        items = held.get("items") if isinstance(held, dict) and held.get("kind") == "List" else [held]
+        for item in items or ():
+            yield item if isinstance(item, dict) else None
