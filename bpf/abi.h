@@ -359,7 +359,7 @@ struct pilus_bucket {			/* 16 bytes */
 
 /* scratch: one packet's context, handed from an entry program through its tail calls. Per CPU: tc programs are not
  * preempted by one another on a CPU. User space reads it in tests alone. */
-struct pilus_packet {			/* 132 bytes */
+struct pilus_packet {			/* 120 bytes */
 	u32 family;			/* enum pilus_family */
 	u32 hook;			/* enum pilus_hook */
 	struct pilus_address source;

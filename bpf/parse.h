@@ -63,6 +63,22 @@ pilus_always bool pilus_pull(struct __sk_buff *skb, u32 length)
 	return (void *)(long)skb->data + length <= (void *)(long)skb->data_end;
 }
 
+#define PILUS_ICMP_REPLY 0
+#define PILUS_ICMP_REQUEST 8
+#define PILUS_ICMPV6_REQUEST 128
+#define PILUS_ICMPV6_REPLY 129
+
+pilus_always bool pilus_is_echo_request(u8 protocol, u8 type)
+{
+	return type == (protocol == PILUS_IPPROTO_ICMP ? PILUS_ICMP_REQUEST : PILUS_ICMPV6_REQUEST);
+}
+
+pilus_always bool pilus_is_echo(u8 protocol, u8 type)
+{
+	return pilus_is_echo_request(protocol, type) ||
+	       type == (protocol == PILUS_IPPROTO_ICMP ? PILUS_ICMP_REPLY : PILUS_ICMPV6_REPLY);
+}
+
 /* Ports, flags, types: what the layer-4 header at packet->l4_offset says. */
 pilus_always int pilus_parse_l4(struct __sk_buff *skb, struct pilus_packet *packet)
 {
@@ -77,6 +93,7 @@ pilus_always int pilus_parse_l4(struct __sk_buff *skb, struct pilus_packet *pack
 		packet->source_port = tcp.source;
 		packet->destination_port = tcp.dest;
 		packet->tcp_flags = ((u8 *)&tcp)[13];
+		packet->headers = offset - PILUS_ETHERNET_LENGTH + (((u8 *)&tcp)[12] >> 4) * 4;
 		return 0;
 	}
 	case PILUS_IPPROTO_UDP:
@@ -87,6 +104,7 @@ pilus_always int pilus_parse_l4(struct __sk_buff *skb, struct pilus_packet *pack
 			return -PILUS_DROP_INVALID_HEADER;
 		packet->source_port = ports[0];
 		packet->destination_port = ports[1];
+		packet->headers = offset - PILUS_ETHERNET_LENGTH + sizeof(ports);
 		return 0;
 	}
 	case PILUS_IPPROTO_ICMP:
@@ -100,6 +118,15 @@ pilus_always int pilus_parse_l4(struct __sk_buff *skb, struct pilus_packet *pack
 			return -PILUS_DROP_INVALID_HEADER;
 		packet->icmp_type = icmp.type;
 		packet->icmp_code = icmp.code;
+		packet->headers = offset - PILUS_ETHERNET_LENGTH + sizeof(icmp);
+		packet->uncached = 1;
+		if (pilus_is_echo(packet->protocol, icmp.type)) {
+			packet->uncached = 0;
+			if (pilus_is_echo_request(packet->protocol, icmp.type))
+				packet->source_port = icmp.identifier;
+			else
+				packet->destination_port = icmp.identifier;
+		}
 		return 0;
 	}
 	default:
@@ -127,6 +154,7 @@ pilus_always int pilus_parse_ipv4(struct __sk_buff *skb, struct pilus_packet *pa
 	packet->destination.word[0] = ip->daddr;
 	packet->protocol = ip->protocol;
 	packet->ttl = ip->ttl;
+	packet->size = bpf_ntohs(ip->tot_len);
 	if (ip->ihl != 5)
 		return -PILUS_DROP_IP_OPTIONS;
 	if (ip->frag_off & bpf_htons(0x3fff))	/* more fragments, or an offset */
@@ -155,6 +183,7 @@ pilus_always int pilus_parse_ipv6(struct __sk_buff *skb, struct pilus_packet *pa
 	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(packet->source));
 	__builtin_memcpy(&packet->destination, &ip->daddr, sizeof(packet->destination));
 	packet->ttl = ip->hop_limit;
+	packet->size = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	next = ip->nexthdr;
 #pragma unroll
 	for (int i = 0; i < PILUS_IPV6_EXTENSIONS; i++) {

@@ -71,8 +71,6 @@ pilus_always void pilus_report(struct __sk_buff *skb, const struct pilus_packet 
 	event->suppressed = suppressed;
 	event->ifindex = skb->ifindex;
 	event->length = skb->len;
-	event->source_identity = packet->source_identity;
-	event->destination_identity = packet->destination_identity;
 	event->endpoint = packet->endpoint;
 	event->rule = packet->rule;
 	event->hook = packet->hook;
@@ -83,11 +81,23 @@ pilus_always void pilus_report(struct __sk_buff *skb, const struct pilus_packet 
 	event->tcp_flags = packet->tcp_flags;
 	event->icmp_type = packet->icmp_type;
 	event->icmp_code = packet->icmp_code;
-	event->source_port = packet->source_port;
-	event->destination_port = packet->destination_port;
-	event->reserved = 0;
-	event->source = packet->source;
-	event->destination = packet->destination;
+	event->reply = packet->reply;
+	__builtin_memset(event->pad, 0, sizeof(event->pad));
+	if (packet->reply) {	/* turned around for the decision: the event shows the packet */
+		event->source_identity = packet->destination_identity;
+		event->destination_identity = packet->source_identity;
+		event->source_port = packet->destination_port;
+		event->destination_port = packet->source_port;
+		event->source = packet->destination;
+		event->destination = packet->source;
+	} else {
+		event->source_identity = packet->source_identity;
+		event->destination_identity = packet->destination_identity;
+		event->source_port = packet->source_port;
+		event->destination_port = packet->destination_port;
+		event->source = packet->source;
+		event->destination = packet->destination;
+	}
 	events.ringbuf_submit(event, PILUS_RB_NO_WAKEUP);
 }
 
@@ -99,8 +109,16 @@ pilus_always int pilus_exit(struct __sk_buff *skb, const struct pilus_packet *pa
 	pilus_count(skb, packet->hook, reason);
 	if (!reason)
 		return result;
-	if (reason != PILUS_DROP_HOUSEKEEPING)	/* every pod does it all the time: counted, no event */
+	if (reason != PILUS_DROP_HOUSEKEEPING && !packet->quiet)	/* every pod does it all the time: counted, no event */
 		pilus_report(skb, packet, reason);
+	return PILUS_ACT_SHOT;
+}
+
+/* The same exit for an entry program, whose size counts: a tail call says it. */
+pilus_always int pilus_drop(struct __sk_buff *skb, struct pilus_packet *packet, int result)
+{
+	packet->reason = -result;
+	calls.call(skb, PILUS_CALL_DROP);
 	return PILUS_ACT_SHOT;
 }
 

@@ -20,6 +20,7 @@ from pilus_agent.desired.endpoints import Endpoint, mac
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
 from pilus_agent.desired.nodes import RangeIndex, address_rows, believed_ranges, pod_range_rows, remote_ranges, tunnel_of
+from pilus_agent.diff.generations import EVERYTHING, endpoint_slot, raised
 from pilus_agent.diff.order import REMOVE_AT_ONCE, REMOVE_LATER, WRITE_ORDER, allowed
 from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Node
 from pilus_agent.objects import routers_of
@@ -79,6 +80,7 @@ class Wiring:
         self._changed = asyncio.Event()
         self._passed = asyncio.Condition()
         self._retry: asyncio.TimerHandle | None = None
+        self._to_raise: set[int] = {EVERYTHING}
 
     # -- facts in --------------------------------------------------------------------------------------------------------
 
@@ -296,7 +298,7 @@ class Wiring:
                 "policy": self.policy.number(endpoint.policy),
                 "number": attachment.number,
                 "flags": endpoint.flags,
-                "slot": attachment.number,
+                "slot": endpoint_slot(attachment.number),
                 "mac": mac(attachment.mac),
                 "gateway_mac": mac(attachment.gateway_mac),
             }
@@ -351,6 +353,7 @@ class Wiring:
                 failed.add(table)
                 continue
             rows = dict(tracker.updates)
+            self._note_raised(table, rows, rows)
             try:
                 tracker.wrote(await self.kernel.call(self.kernel.write, table, rows))
             except KernelError as error:
@@ -359,9 +362,10 @@ class Wiring:
                 tracker.hold_all(await self.kernel.call(self.kernel.read, table))
                 continue
             self._resolve(table)
-        await self._raise_generations()
         for table in REMOVE_AT_ONCE:
             await self._remove(table, failed)
+        if not await self._raise_generations():
+            failed.add("generation")
         if any(self.tables.trackers[table].deletes for table in REMOVE_LATER) and not failed:
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._sweep)
         return not failed
@@ -371,6 +375,7 @@ class Wiring:
         if not tracker.deletes:
             return
         keys = list(tracker.deletes)
+        self._note_raised(table, keys, {})
         try:
             await self.kernel.call(self.kernel.remove, table, keys)
             tracker.removed(keys)
@@ -389,8 +394,44 @@ class Wiring:
         if not failed:
             self.policy.swept()
 
-    async def _raise_generations(self) -> None:
-        """Overridden facts make flows decide anew; see datapath/generations."""
+    def _note_raised(self, table: str, keys: Iterable[bytes], rows: Mapping[bytes, bytes]) -> None:
+        """Remember the generations that these rows raise, with what is held of them still the old."""
+        layout, tracker = self.tables.layouts[table], self.tables.trackers[table]
+        if table == "peers":
+            self._raise_policies(keys)
+            return
+        for key in keys:
+            values = [layout.value.decode(row) for row in (tracker.held.get(key), rows.get(key)) if row is not None]
+            where = {} if layout.key.bare else layout.key.decode(key)
+            self._to_raise |= raised(table, where, values)
+
+    def _raise_policies(self, keys: Iterable[bytes]) -> None:
+        """A class that changes within a policy: every endpoint that has the policy decides anew. A new row changes no flow: an
+        identity without a row in `identities` was dropped, and one with a row had the default class."""
+        layout, held = self.tables.layouts["peers"].key, self.tables.trackers["peers"].held
+        numbers = {layout.decode(key)["policy"] for key in keys if key in held}
+        if not numbers:
+            return
+        endpoints = self.tables.layouts["endpoints"].value
+        for row in self.tables.trackers["endpoints"].wanted.values():
+            value = endpoints.decode(row)
+            if value["policy"] in numbers:
+                self._to_raise.add(value["slot"])
+
+    async def _raise_generations(self) -> bool:
+        """Flows decide anew where something has moved. After a start everything counts as moved: an earlier agent may have died
+        between writing and raising."""
+        slots = sorted(self._to_raise)
+        if not slots:
+            return True
+        try:
+            await self.kernel.call(self.kernel.raise_generations, slots)
+        except KernelError as error:
+            self._report("generation", f"open connections can't be made to decide anew: {error}")
+            return False
+        self._to_raise.difference_update(slots)
+        self._resolve("generation")
+        return True
 
     async def _audits(self) -> None:
         while True:
