@@ -96,7 +96,7 @@ struct pilus_glance {
 	struct pilus_flow_key key;
 	u32 size;		/* of the IP packet */
 	u32 headers;		/* of these, IP and layer 4 */
-	u8 tcp_flags;
+	u32 tcp_flags;
 };
 
 pilus_always int pilus_glance_l4(void *l4, void *end, struct pilus_glance *seen)

@@ -141,3 +141,15 @@ pilus_always struct pilus_packet *pilus_begin(u32 hook)
 	}
 	return packet;
 }
+
+/* To the slow path: parse, arrive, decide, commit, each a tail call (slow.c). */
+pilus_always int pilus_parse_slowly(struct __sk_buff *skb, struct pilus_packet *packet)
+{
+	if (skb->protocol == bpf_htons(PILUS_ETHERTYPE_IPV4))
+		calls.call(skb, PILUS_CALL_PARSE_IPV4);
+	else if (skb->protocol == bpf_htons(PILUS_ETHERTYPE_IPV6))
+		calls.call(skb, PILUS_CALL_PARSE_IPV6);
+	else
+		return pilus_drop(skb, packet, -PILUS_DROP_UNSUPPORTED_L2);
+	return pilus_drop(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
+}

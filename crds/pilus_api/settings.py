@@ -91,6 +91,7 @@ class Settings(BaseModel):
 
     # What the processes serve, and say. "" serves nothing.
     prometheus_serve_addr: str = ""
+    hubble_metrics_server: str = ":9965"
     operator_prometheus_serve_addr: str = ":9963"
     operator_api_serve_addr: str = "127.0.0.1:9234"
     debug: bool = False

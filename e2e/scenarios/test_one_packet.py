@@ -87,7 +87,7 @@ def addresses(lab: Lab, name: str) -> list[str]:
 
 
 def connect(lab: Lab, pod_name: str, address: str, port: int = 8080) -> str:
-    """"" if a TCP connection came about; else what agnhost said."""
+    """ "" if a TCP connection came about; else what agnhost said."""
     host = f"[{address}]" if ":" in address else address
     done = lab.kubectl("exec", pod_name, "--", "/agnhost", "connect", f"{host}:{port}", "--timeout=3s", check=False)
     return "" if done.returncode == 0 else (done.stderr or done.stdout)

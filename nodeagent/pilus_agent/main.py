@@ -5,6 +5,7 @@ Ending detaches nothing and empties nothing: what runs goes on without an agent.
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import sys
@@ -60,7 +61,7 @@ class Agent:
         self._cni = CniSource(self.wiring, self._endpoints, STATE / "cni-queue")
         self._views = Views(self.wiring, self.version, self.started)
         self._server = Server(RUNTIME / "agent.sock", self._cni.answer, self._views.answer)
-        self._published: set[str] = set()
+        self._rules: dict[str, str] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -118,21 +119,29 @@ class Agent:
         try:
             while True:
                 self._publish(uid, addresses)
+                self._write_rules()
                 before = self.wiring.realised
                 await self.wiring.until(lambda before=before: self.wiring.realised != before, 3600)  # type: ignore[misc]
         finally:
             draining.cancel()
 
+    def _write_rules(self) -> None:
+        """For the observer: what the rule numbers of events mean."""
+        rules = self.wiring.policy.rules()
+        if rules == self._rules:
+            return
+        scratch = RUNTIME / ".rules.json"
+        scratch.write_text(json.dumps(rules))
+        scratch.replace(RUNTIME / "rules.json")
+        self._rules = rules
+
     def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
         node = next(iter(addresses), None)
-        wanted = set()
         for endpoint in self.wiring.endpoints.values():
             attachment = endpoint.attachment
             path = endpoint_path(attachment.namespace, attachment.pod)
-            wanted.add(path)
             self._publisher.want(path, cilium_endpoint(endpoint, self.wiring.labels_of(attachment), node))
         # A CiliumEndpoint goes with its pod: the pod owns it.
-        self._published = wanted
         status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements())
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 

@@ -196,9 +196,9 @@ class PolicyStage:
         return self._rows.number_of(policy)
 
     def rules(self) -> dict[str, str]:
-        """`policy number:rule` -> its text, for whoever reads events."""
+        """A policy's number times 65,536 plus a rule's in it -> the rule's text, for whoever reads events."""
         return {
-            f"{self._rows.number_of(policy.name)}:{index}": str(origin)
+            str(self._rows.number_of(policy.name) << 16 | index): str(origin)
             for policy in self._kept.values()
             for index, origin in enumerate(policy.origins, 1)
         }

@@ -168,5 +168,7 @@ def _documents(path: Path, text: str) -> Iterator[Raw | None]:
         if held is None:
             continue
         items = held.get("items") if isinstance(held, dict) and held.get("kind") == "List" else [held]
-        for item in items or ():
+        for item in items if isinstance(items, list) else ():
+            if not isinstance(item, dict):
+                _log.warning("a document is no object, left out", path=str(path))
             yield item if isinstance(item, dict) else None

@@ -5,7 +5,7 @@ underlay are listened at, so that a packet that comes out anywhere else than exp
 import os
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -155,7 +155,8 @@ class Wire:
         elif isinstance(at, FromHost):
             with netns.inside(self.home), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) as own:
                 own.bind((at.pod.link, 0))
-                own.send(frame)
+                with suppress(OSError):  # ENOBUFS: dropped at the link's egress
+                    own.send(frame)
         else:
             outer = Ether(src=at.node.mac, dst=HERE.mac) / IP(src=at.node.underlay, dst=HERE.underlay)
             vxlan = bytes.fromhex("08000000") + at.vni.to_bytes(3, "big") + b"\0"

@@ -106,3 +106,8 @@ def test_a_range_takes_no_more_prefixes_than_it_must() -> None:
     assert len(build([allow(1, Span(TCP, 1, 65534))], default_deny=True).rows) == 3
     assert len(build([allow(1, Span(TCP, 1, 32766))], default_deny=True).rows) == 3
     assert len(build([allow(1, Span(TCP, 30000, 32767))], default_deny=True).rows) <= 6
+
+
+def test_ports_beside_each_other_share_a_prefix() -> None:
+    grants = [allow(1, Span(TCP, 80, 80), Span(TCP, 82, 82)), allow(2, Span(TCP, 81, 81)), allow(3, Span(TCP, 83, 83))]
+    assert len(build(grants, default_deny=True).rows) == 3

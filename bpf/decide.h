@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * From a packet to the two conclusions of its connection: the forward direction's and the reply's. Works on the forward
+ * direction always, also where a reply asked: addresses and ports in the packet are turned around by then.
+ *
+ * Generations are read before any table, so that a table written in between makes the conclusion stale at birth.
+ */
+#pragma once
+#include "flow.h"
+#include "policy.h"
+
+/* The slot of an address that is no local endpoint's; abi.h says it for user space. */
+pilus_always u32 pilus_slot_of(const struct pilus_address *address)
+{
+	u32 mixed = address->word[0] ^ address->word[1] ^ address->word[2] ^ address->word[3];
+
+	return PILUS_GENERATION_ADDRESSES + (mixed * (u32)PILUS_GENERATION_FACTOR >> 17);
+}
+
+pilus_always u32 pilus_slot_at(const struct pilus_endpoint *endpoint, const struct pilus_address *address)
+{
+	return endpoint ? endpoint->slot & (PILUS_GENERATION_SLOTS - 1) : pilus_slot_of(address);
+}
+
+pilus_always void pilus_stamp(struct pilus_flow *flow, u32 local, u32 remote)
+{
+	flow->slot[0] = 0;
+	flow->slot[1] = local;
+	flow->slot[2] = remote;
+	flow->generation[0] = pilus_generation_of(0);
+	flow->generation[1] = pilus_generation_of(local);
+	flow->generation[2] = pilus_generation_of(remote);
+}
+
+pilus_always void pilus_into_pod(struct pilus_flow *flow, const struct pilus_endpoint *to)
+{
+	flow->path = PILUS_PATH_POD;
+	flow->ifindex = to->ifindex;
+	pilus_copy_mac(flow->destination_mac, to->mac);
+	pilus_copy_mac(flow->source_mac, to->gateway_mac);
+}
+
+pilus_always void pilus_into_tunnel(struct pilus_flow *flow, const struct pilus_settings *now, const struct pilus_address *node,
+				    u32 number)
+{
+	flow->path = PILUS_PATH_TUNNEL;
+	flow->ifindex = now->tunnel_ifindex;
+	flow->tunnel = *node;
+	flow->tunnel_id = number;
+	flow->mtu = now->tunnel_mtu;
+}
+
+/* What both conclusions have in common, once the forward one stands. */
+pilus_always void pilus_finish(struct pilus_packet *packet, struct pilus_draft *drafted)
+{
+	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+
+	for (int i = 0; i < 3; i++) {
+		pair->slot[i] = flow->slot[i];
+		pair->generation[i] = flow->generation[i];
+	}
+	flow->role = PILUS_FLOW_FORWARD;
+	pair->role = PILUS_FLOW_REPLY;
+	flow->source_identity = packet->source_identity;
+	flow->destination_identity = packet->destination_identity;
+	pair->source_identity = packet->destination_identity;
+	pair->destination_identity = packet->source_identity;
+	flow->rule = packet->rule;
+	pair->rule = packet->rule;
+	flow->pair_zone = pair->zone;
+	pair->pair_zone = flow->zone;
+	flow->pair_link = pair->link;
+	pair->pair_link = flow->link;
+	pair->endpoint = flow->endpoint;
+	packet->path = packet->reply ? pair->path : flow->path;
+}
+
+/* May it, by this endpoint's policy? What belongs to a connection that may, need not ask. */
+pilus_always int pilus_may(struct pilus_packet *packet, const struct pilus_endpoint *endpoint, u32 direction, u32 peer,
+			   const struct pilus_address *address, bool outside)
+{
+	return packet->related ? 0 : pilus_judge(packet, endpoint, direction, peer, address, outside);
+}
+
+/* A pod of this node sends: to a pod here, to another node, to this host. */
+pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
+{
+	struct pilus_endpoint *from = pilus_endpoint_of(packet->family, &packet->source);
+	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
+	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+	struct pilus_pod_range *range = NULL;
+	bool outside = false, host = false;
+	int result;
+
+	if (!from)
+		return -PILUS_DROP_UNROUTABLE;
+	pilus_stamp(flow, pilus_slot_at(from, NULL), pilus_slot_at(to, &packet->destination));
+	/* Once more, now that the generations are read: the first look was for the slots. */
+	from = pilus_endpoint_of(packet->family, &packet->source);
+	to = pilus_endpoint_of(packet->family, &packet->destination);
+	if (!from)
+		return -PILUS_DROP_UNROUTABLE;
+	if (flow->slot[1] != pilus_slot_at(from, NULL) || flow->slot[2] != pilus_slot_at(to, &packet->destination))
+		packet->uncached = 1;
+	packet->source_identity = from->identity;
+	if (to) {
+		packet->destination_identity = to->identity;
+	} else if (pilus_is_host(packet->family, &packet->destination, now)) {
+		packet->destination_identity = PILUS_IDENTITY_HOST;
+		packet->path = PILUS_PATH_HOST;
+		host = true;
+	} else {
+		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->destination);
+
+		range = pilus_pod_range_of(packet->family, &packet->destination);
+		packet->destination_identity = PILUS_IDENTITY_UNKNOWN;
+		if (known) {
+			packet->destination_identity = known->identity;
+		} else if (!range) {
+			packet->destination_identity = PILUS_IDENTITY_WORLD;
+			outside = true;
+		}
+	}
+	result = pilus_may(packet, from, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination, outside);
+	if (result)
+		return result;
+	if (!(from->flags & PILUS_ENDPOINT_READY))
+		return -PILUS_DROP_ENDPOINT_NOT_READY;
+	flow->zone = PILUS_ZONE_POD_OUT;
+	flow->link = from->ifindex;
+	flow->endpoint = from->number;
+	pilus_into_pod(pair, from);
+	if (to) {
+		result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+		if (result)
+			return result;
+		if (!(to->flags & PILUS_ENDPOINT_READY))
+			return -PILUS_DROP_ENDPOINT_NOT_READY;
+		pilus_into_pod(flow, to);
+		pair->zone = PILUS_ZONE_POD_OUT;
+		pair->link = to->ifindex;
+		return 0;
+	}
+	if (host) {
+		flow->path = PILUS_PATH_HOST;
+		pair->zone = PILUS_ZONE_HOST_OUT;
+		pair->link = from->ifindex;
+		return 0;
+	}
+	if (!range)
+		return outside ? -PILUS_DROP_OUTSIDE : -PILUS_DROP_UNROUTABLE;
+	if (range->flags & PILUS_IPCACHE_LOCAL)
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	if (!(now->flags & PILUS_SETTING_TUNNEL) || range->tunnel_family != PILUS_FAMILY_IPV4)
+		return -PILUS_DROP_UNROUTABLE;
+	pilus_into_tunnel(flow, now, &range->tunnel, packet->source_identity);
+	pair->zone = PILUS_ZONE_OVERLAY_IN;
+	pair->outer = range->tunnel;
+	pair->vni = packet->destination_identity;
+	return 0;
+}
+
+/* Another node's pod sends to one of ours. */
+pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
+{
+	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
+	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+	struct pilus_pod_range *range;
+	int result;
+
+	if (!to)
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	pilus_stamp(flow, pilus_slot_at(to, NULL), pilus_slot_of(&packet->source));
+	to = pilus_endpoint_of(packet->family, &packet->destination);
+	if (!to)
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	if (flow->slot[1] != pilus_slot_at(to, NULL))
+		packet->uncached = 1;
+	range = pilus_pod_range_of(packet->family, &packet->source);
+	if (!range || range->flags & PILUS_IPCACHE_LOCAL)
+		return -PILUS_DROP_UNKNOWN_SENDER;
+	/* A reply asks: who began is known by what it said then, unless its row says something newer. */
+	if (packet->reply) {
+		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->source);
+
+		if (known && known->identity)
+			packet->source_identity = known->identity;
+	}
+	packet->destination_identity = to->identity;
+	result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+	if (result)
+		return result;
+	if (!(to->flags & PILUS_ENDPOINT_READY))
+		return -PILUS_DROP_ENDPOINT_NOT_READY;
+	flow->zone = PILUS_ZONE_OVERLAY_IN;
+	flow->outer = range->tunnel;
+	flow->vni = packet->source_identity;
+	flow->endpoint = to->number;
+	pilus_into_pod(flow, to);
+	pair->zone = PILUS_ZONE_POD_OUT;
+	pair->link = to->ifindex;
+	pilus_into_tunnel(pair, now, &range->tunnel, to->identity);
+	return 0;
+}
+
+/* This host's own stack sends to a pod of ours: always let in, and answered whatever the pod's policy says. */
+pilus_always int pilus_decide_host(struct pilus_packet *packet, struct pilus_draft *drafted)
+{
+	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
+	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+
+	if (!to)
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	pilus_stamp(flow, pilus_slot_at(to, NULL), pilus_slot_of(&packet->source));
+	to = pilus_endpoint_of(packet->family, &packet->destination);
+	if (!to)
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	if (flow->slot[1] != pilus_slot_at(to, NULL))
+		packet->uncached = 1;
+	if (!(to->flags & PILUS_ENDPOINT_READY))
+		return -PILUS_DROP_ENDPOINT_NOT_READY;
+	packet->source_identity = PILUS_IDENTITY_HOST;
+	packet->destination_identity = to->identity;
+	flow->zone = PILUS_ZONE_HOST_OUT;
+	flow->link = to->ifindex;
+	flow->endpoint = to->number;
+	pilus_into_pod(flow, to);
+	pair->zone = PILUS_ZONE_POD_OUT;
+	pair->link = to->ifindex;
+	pair->path = PILUS_PATH_HOST;
+	return 0;
+}

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The slow path, which every hook enters: parse, arrive (may it come from here, and do we know its connection?), decide (by the
+ * hook that its connection began at), commit. Each stage is a tail call; what they tell each other is in scratch and draft.
+ */
+#include "commit.h"
+#include "neighbour.h"
+#include "related.h"
+
+/* What an entry program could not pass; its reason is in scratch. */
+PILUS_TAIL(PILUS_CALL_DROP, drop)
+{
+	struct pilus_packet *packet = pilus_scratch();
+
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	return pilus_exit(skb, packet, -(int)(packet->reason & (PILUS_REASONS - 1)));
+}
+
+pilus_always int pilus_arrive(struct __sk_buff *skb, struct pilus_packet *packet)
+{
+	switch (packet->zone) {
+	case PILUS_ZONE_POD_OUT:
+		calls.call(skb, PILUS_CALL_ARRIVE_POD);
+		break;
+	case PILUS_ZONE_OVERLAY_IN:
+		calls.call(skb, PILUS_CALL_ARRIVE_OVERLAY);
+		break;
+	default:
+		calls.call(skb, PILUS_CALL_ARRIVE_HOST);
+	}
+	return -PILUS_DROP_MISSED_TAIL_CALL;
+}
+
+PILUS_TAIL(PILUS_CALL_PARSE_IPV4, parse_ipv4)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	int result;
+
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	result = pilus_parse_ipv4(skb, packet);
+	if (!result)
+		result = pilus_arrive(skb, packet);
+	return pilus_exit(skb, packet, result);
+}
+
+PILUS_TAIL(PILUS_CALL_PARSE_IPV6, parse_ipv6)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	int result;
+
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	result = pilus_parse_ipv6(skb, packet);
+	if (!result && pilus_is_link_message(packet)) {
+		if (packet->zone == PILUS_ZONE_POD_OUT) {
+			calls.call(skb, PILUS_CALL_POD_ND);
+			result = -PILUS_DROP_MISSED_TAIL_CALL;
+		} else {	/* about a link: never crosses one */
+			result = packet->zone == PILUS_ZONE_OVERLAY_IN ? -PILUS_DROP_FORBIDDEN_ICMP6 : -PILUS_DROP_HOUSEKEEPING;
+		}
+	}
+	if (!result)
+		result = pilus_arrive(skb, packet);
+	return pilus_exit(skb, packet, result);
+}
+
+/* Whether we know the connection. A reply is turned around, so that the forward direction is decided on. Ends in a tail call. */
+pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet)
+{
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+	struct pilus_flow *held = NULL;
+
+	if (!now || !drafted)
+		return -PILUS_DROP_NO_CONFIG;
+	__builtin_memset(drafted, 0, sizeof(*drafted));
+	drafted->key.zone = packet->zone;
+	drafted->key.family = packet->family;
+	drafted->key.protocol = packet->protocol;
+	drafted->key.source_port = packet->source_port;
+	drafted->key.destination_port = packet->destination_port;
+	drafted->key.source = packet->source;
+	drafted->key.destination = packet->destination;
+	packet->forward_zone = packet->zone;
+	if (packet->uncached)
+		packet->related = pilus_is_related(skb, packet, now);
+	else
+		held = pilus_held(&drafted->key);
+	if (held && !pilus_expired(held, now, pilus_seconds())) {
+		packet->held = 1;
+		packet->denied = held->flags & PILUS_FLOW_DENIED;
+		if (held->role == PILUS_FLOW_REPLY &&
+		    !((packet->tcp_flags & (PILUS_TCP_SYN | PILUS_TCP_ACK)) == PILUS_TCP_SYN && held->state == PILUS_FLOW_CLOSING)) {
+			struct pilus_address address = packet->source;
+			__be16 port = packet->source_port;
+
+			packet->reply = 1;
+			packet->forward_zone = held->pair_zone;
+			drafted->pair_key = drafted->key;
+			pilus_turn_key(&drafted->key, &drafted->pair_key, packet->forward_zone);
+			packet->source = packet->destination;
+			packet->destination = address;
+			packet->source_port = packet->destination_port;
+			packet->destination_port = port;
+			packet->source_identity = held->destination_identity;
+			packet->destination_identity = held->source_identity;
+			if (packet->protocol == PILUS_IPPROTO_ICMP)
+				packet->icmp_type = PILUS_ICMP_REQUEST;
+			else if (packet->protocol == PILUS_IPPROTO_ICMPV6)
+				packet->icmp_type = PILUS_ICMPV6_REQUEST;
+		}
+	}
+	/* An echo reply that nobody asked for makes no entry: it would let requests back in. */
+	if (!packet->reply && (packet->protocol == PILUS_IPPROTO_ICMP || packet->protocol == PILUS_IPPROTO_ICMPV6) &&
+	    !pilus_is_echo_request(packet->protocol, packet->icmp_type))
+		packet->uncached = 1;
+	switch (packet->forward_zone) {
+	case PILUS_ZONE_POD_OUT:
+		calls.call(skb, PILUS_CALL_DECIDE_POD);
+		break;
+	case PILUS_ZONE_OVERLAY_IN:
+		calls.call(skb, PILUS_CALL_DECIDE_OVERLAY);
+		break;
+	case PILUS_ZONE_HOST_OUT:
+		calls.call(skb, PILUS_CALL_DECIDE_HOST);
+		break;
+	default:
+		break;
+	}
+	return -PILUS_DROP_MISSED_TAIL_CALL;
+}
+
+/* Whether the address and MAC that a pod's packet bears are its own. */
+pilus_always int pilus_sender(struct __sk_buff *skb, struct pilus_packet *packet)
+{
+	struct pilus_endpoint *endpoint = pilus_endpoint_of(packet->family, &packet->source);
+	struct ethhdr *ethernet = (void *)(long)skb->data;
+
+	if (!endpoint || endpoint->ifindex != skb->ifindex)
+		return -PILUS_DROP_INVALID_SOURCE_IP;
+	packet->endpoint = endpoint->number;
+	packet->source_identity = endpoint->identity;
+	if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
+		return -PILUS_DROP_INVALID;
+	if (!pilus_same_mac(ethernet->h_source, endpoint->mac))
+		return -PILUS_DROP_INVALID_SOURCE_MAC;
+	if (!pilus_same_mac(ethernet->h_dest, endpoint->gateway_mac))
+		return -PILUS_DROP_INVALID_DESTINATION_MAC;
+	return endpoint->flags & PILUS_ENDPOINT_READY ? 0 : -PILUS_DROP_ENDPOINT_NOT_READY;
+}
+
+PILUS_TAIL(PILUS_CALL_ARRIVE_POD, arrive_pod)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	int result;
+
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	result = pilus_sender(skb, packet);
+	if (!result)
+		result = pilus_recall(skb, packet);
+	return pilus_exit(skb, packet, result);
+}
+
+/* A tunnel packet counts only if the node that sent it has its sender, and the number it bears is an identity we know:
+ * anybody on the underlay can write a VNI (CVE-2019-13119). It goes to a local pod or nowhere. */
+pilus_always int pilus_from_node(struct pilus_packet *packet)
+{
+	struct pilus_pod_range *range = pilus_pod_range_of(packet->family, &packet->source);
+	struct pilus_endpoint *to;
+
+	if (!range)
+		return -PILUS_DROP_UNKNOWN_SENDER;
+	if (range->flags & PILUS_IPCACHE_LOCAL || range->tunnel_family != PILUS_FAMILY_IPV4 ||
+	    !pilus_same_address(&range->tunnel, &packet->outer))
+		return -PILUS_DROP_WRONG_NODE;
+	packet->source_identity = packet->vni;
+	/* Reserved numbers mean a node or the outside, and neither has an address in a pod range. Nothing sends them yet. */
+	if (packet->vni < 256)
+		return -PILUS_DROP_INVALID_VNI;
+	if (!identities.lookup(&packet->source_identity))
+		return -PILUS_DROP_UNKNOWN_IDENTITY;
+	to = pilus_endpoint_of(packet->family, &packet->destination);
+	if (!to)
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	packet->endpoint = to->number;
+	packet->destination_identity = to->identity;
+	return 0;
+}
+
+PILUS_TAIL(PILUS_CALL_ARRIVE_OVERLAY, arrive_overlay)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	int result;
+
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	result = pilus_from_node(packet);
+	if (!result)
+		result = pilus_recall(skb, packet);
+	return pilus_exit(skb, packet, result);
+}
+
+PILUS_TAIL(PILUS_CALL_ARRIVE_HOST, arrive_host)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	struct pilus_endpoint *to;
+	int result;
+
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	if (skb->ingress_ifindex)
+		return pilus_exit(skb, packet, -PILUS_DROP_FORWARDED);
+	packet->source_identity = PILUS_IDENTITY_HOST;
+	to = pilus_endpoint_of(packet->family, &packet->destination);
+	if (!to || to->ifindex != skb->ifindex)
+		return pilus_exit(skb, packet, -PILUS_DROP_NO_LOCAL_ENDPOINT);
+	packet->endpoint = to->number;
+	packet->destination_identity = to->identity;
+	result = pilus_recall(skb, packet);
+	return pilus_exit(skb, packet, result);
+}
+
+/* A decision's end: to the commit, or refused. A refusal of a connection that was allowed is news; a second one is not. */
+pilus_always int pilus_decided(struct __sk_buff *skb, struct pilus_packet *packet, struct pilus_draft *drafted, int result)
+{
+	if (!result) {
+		pilus_finish(packet, drafted);
+		calls.call(skb, PILUS_CALL_COMMIT);
+		result = -PILUS_DROP_MISSED_TAIL_CALL;
+	} else if (packet->held) {
+		struct pilus_flow *held = pilus_held(packet->reply ? &drafted->pair_key : &drafted->key);
+
+		packet->quiet = packet->denied;
+		if (held)
+			held->flags |= PILUS_FLOW_DENIED;
+	}
+	return pilus_exit(skb, packet, result);
+}
+
+PILUS_TAIL(PILUS_CALL_DECIDE_POD, decide_pod)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+
+	if (!packet || !now || !drafted)
+		return PILUS_ACT_SHOT;
+	return pilus_decided(skb, packet, drafted, pilus_decide_pod(packet, now, drafted));
+}
+
+PILUS_TAIL(PILUS_CALL_DECIDE_OVERLAY, decide_overlay)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+
+	if (!packet || !now || !drafted)
+		return PILUS_ACT_SHOT;
+	return pilus_decided(skb, packet, drafted, pilus_decide_overlay(packet, now, drafted));
+}
+
+PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_draft *drafted = draft.lookup(&zero);
+
+	if (!packet || !drafted)
+		return PILUS_ACT_SHOT;
+	return pilus_decided(skb, packet, drafted, pilus_decide_host(packet, drafted));
+}
+
+PILUS_TAIL(PILUS_CALL_COMMIT, commit)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+	struct pilus_flow *own;
+	int result;
+
+	if (!packet || !now || !drafted)
+		return PILUS_ACT_SHOT;
+	own = packet->reply ? &drafted->pair : &drafted->flow;
+	if (packet->ttl <= 1 && own->path != PILUS_PATH_HOST && packet->hook != PILUS_HOOK_POD_TO)
+		return pilus_exit(skb, packet, -PILUS_DROP_TTL_EXCEEDED);
+	if (!packet->uncached) {
+		if (packet->reply) {	/* as it came, not as it was expected */
+			own->vni = packet->vni;
+			own->outer = packet->outer;
+		} else {
+			pilus_turn_key(&drafted->pair_key, &drafted->key, drafted->pair.zone);
+		}
+		pilus_write(skb, packet, now, drafted);
+	}
+	result = pilus_replay(skb, own, packet->family, packet->hook);
+	if (result >= 0 && !packet->uncached && (!packet->held || packet->denied))
+		pilus_report(skb, packet, 0);
+	return pilus_exit(skb, packet, result);
+}

@@ -1,0 +1,270 @@
+"""What people declare is what happens: policies applied by kubectl, connections between real pods on two nodes, v4 and v6."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import yaml
+
+from pilus_lab import Lab, wait_for
+from pilus_lab.probe import Probe, Prober, Protocol
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+PODS = {  # name: namespace, node, labels
+    "web1": ("a", "n1", {"app": "web", "tier": "front"}),
+    "web2": ("a", "n2", {"app": "web", "tier": "back"}),
+    "client": ("a", "n1", {"app": "client"}),
+    "stranger": ("a", "n2", {"app": "stranger"}),
+    "neighbour": ("b", "n1", {"app": "client"}),
+}
+SERVERS = ("web1", "web2")
+SOURCES = ("client", "stranger", "neighbour")
+
+
+def manifest(name: str) -> dict[str, Any]:
+    namespace, node, labels = PODS[name]
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {
+            "nodeName": node, "terminationGracePeriodSeconds": 0,
+            "containers": [{
+                "name": "main", "image": "lab.local/agnhost:1", "imagePullPolicy": "Never",
+                "args": ["netexec", "--http-port=8080", "--udp-port=8081"],
+                "ports": [{"name": "http", "containerPort": 8080}],
+                "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+            }],
+        },
+    }  # fmt: skip
+
+
+def addresses_of(lab: Lab, name: str) -> list[str]:
+    return [held["ip"] for held in lab.get("pod", name, f"--namespace={PODS[name][0]}")[0]["status"]["podIPs"]]
+
+
+@dataclass
+class World:
+    """The lab, its pods' addresses, and a prober."""
+
+    lab: Lab
+    prober: Prober
+    addresses: dict[str, list[str]]
+
+    def reached(self, port: int = 8080, protocol: Protocol = "tcp") -> set[str]:
+        """`source>server` for every pair in which each address of the server answered; asserts that families agree."""
+        probes = {
+            Probe(f"{PODS[source][0]}/{source}", address, port, protocol): f"{source}>{server}"
+            for source in SOURCES
+            for server in SERVERS
+            for address in self.addresses[server]
+        }
+        found = self.prober.table(probes, limit=0.7)
+        pairs: dict[str, set[bool]] = {}
+        for probe, reached in found.items():
+            pairs.setdefault(probes[probe], set()).add(reached)
+        assert all(len(answers) == 1 for answers in pairs.values()), f"IPv4 and IPv6 differ: {found}"
+        return {pair for pair, answers in pairs.items() if answers == {True}}
+
+    def apply(self, policy: str) -> None:
+        """And wait until both nodes enforce it."""
+        self.lab.apply(policy)
+        held = yaml.safe_load(policy)
+        kind, name = held["kind"].lower(), held["metadata"]["name"]
+        if kind == "networkpolicy":
+            uid = self.lab.get("networkpolicies.networking.k8s.io", name, "--namespace=a")[0]["metadata"]["uid"]
+            wait_for(f"{name} on both nodes", lambda: self._realised(uid), 10)
+            return
+        place = ["--namespace=a"] if kind == "ciliumnetworkpolicy" else []
+
+        def enforced() -> bool:
+            found = self.lab.get(kind, name, *place)[0]
+            return str((found.get("status") or {}).get("enforced")) == "2/2"
+
+        wait_for(f"{name} on both nodes", enforced, 10)
+
+    def _realised(self, uid: str) -> bool:
+        nodes = self.lab.get("pilusnodestatuses")
+        return len(nodes) == 2 and all(
+            any(one["uid"] == uid and one["realised"] for one in node["status"].get("policies") or []) for node in nodes
+        )
+
+    def clear(self) -> None:
+        for kind in ("ciliumnetworkpolicies", "networkpolicies"):
+            self.lab.kubectl("delete", kind, "--all", "--namespace=a", "--wait=true")
+        self.lab.kubectl("delete", "ciliumclusterwidenetworkpolicies", "--all", "--wait=true")
+        everything = {f"{source}>{server}" for source in SOURCES for server in SERVERS}
+        wait_for("everything to be open again", lambda: self.reached() == everything, 15)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with Lab("policy", nodes=2, cni="pilus", without=("observer",)) as lab:
+        for namespace in ("a", "b"):
+            lab.kubectl("create", "namespace", namespace)
+        for namespace in ("a", "b"):
+            wait_for(
+                "its service account",
+                lambda space=namespace: lab.get("serviceaccount", "default", f"--namespace={space}", check=False),
+                20,
+            )
+        lab.apply("\n---\n".join(yaml.safe_dump(manifest(name)) for name in PODS))
+        for namespace in ("a", "b"):
+            lab.kubectl("wait", f"--namespace={namespace}", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+        addresses = {
+            name: [held["ip"] for held in lab.get("pod", name, f"--namespace={PODS[name][0]}")[0]["status"]["podIPs"]]
+            for name in PODS
+        }
+        with Prober(lab) as prober:
+            made = World(lab, prober, addresses)
+            made.clear()
+            yield made
+
+
+@pytest.fixture(autouse=True)
+def _clean(world: World) -> Iterator[None]:
+    yield
+    world.clear()
+
+
+def cnp(spec: str, name: str = "tested") -> str:
+    return f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: a}}\nspec: {spec}\n"
+
+
+def ccnp(spec: str) -> str:
+    return f"apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {{name: tested}}\nspec: {spec}\n"
+
+
+def knp(spec: str) -> str:
+    return f"apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: tested, namespace: a}}\nspec: {spec}\n"
+
+
+ALL = {f"{source}>{server}" for source in SOURCES for server in SERVERS}
+WEB = "endpointSelector: {matchLabels: {app: web}}"
+CLIENT = "matchLabels: {app: client}"
+STRANGER = "matchLabels: {app: stranger}"
+
+CASES = [
+    ("a label", cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"), {"client>web1", "client>web2"}),
+    (
+        "a port",
+        cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}], toPorts: [{{ports: [{{port: '8080', protocol: TCP}}]}}]}}]}}"),
+        {"client>web1", "client>web2"},
+    ),
+    (
+        "another port",
+        cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}], toPorts: [{{ports: [{{port: '8081', protocol: TCP}}]}}]}}]}}"),
+        set(),
+    ),
+    (
+        "a range of ports",
+        cnp(f"{{{WEB}, ingress: [{{toPorts: [{{ports: [{{port: '8000', endPort: 8100, protocol: TCP}}]}}]}}]}}"),
+        ALL,
+    ),
+    ("a named port", cnp(f"{{{WEB}, ingress: [{{toPorts: [{{ports: [{{port: http}}]}}]}}]}}"), ALL),
+    ("nobody", cnp(f"{{{WEB}, ingress: [{{}}]}}"), set()),
+    ("an empty list of peers", cnp(f"{{{WEB}, ingress: [{{fromEndpoints: []}}]}}"), set()),
+    (
+        "everybody of the namespace",
+        cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{}}]}}]}}"),
+        ALL - {"neighbour>web1", "neighbour>web2"},
+    ),
+    (
+        "another namespace",
+        cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{matchLabels: {{'k8s:io.kubernetes.pod.namespace': b}}}}]}}]}}"),
+        {"neighbour>web1", "neighbour>web2"},
+    ),
+    (
+        "an expression",
+        cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{matchExpressions: [{{key: app, operator: NotIn, values: [client]}}]}}]}}]}}"),
+        {"stranger>web1", "stranger>web2"},
+    ),
+    (
+        "a deny over an allow",
+        cnp(f"{{{WEB}, ingress: [{{fromEntities: [all]}}], ingressDeny: [{{fromEndpoints: [{{{STRANGER}}}]}}]}}"),
+        ALL - {"stranger>web1", "stranger>web2"},
+    ),
+    ("a deny alone closes the direction", cnp(f"{{{WEB}, ingressDeny: [{{fromEndpoints: [{{{STRANGER}}}]}}]}}"), set()),
+    (
+        "a deny without default deny",
+        cnp(f"{{{WEB}, enableDefaultDeny: {{ingress: false}}, ingressDeny: [{{fromEndpoints: [{{{STRANGER}}}]}}]}}"),
+        ALL - {"stranger>web1", "stranger>web2"},
+    ),
+    ("the cluster", cnp(f"{{{WEB}, ingress: [{{fromEntities: [cluster]}}]}}"), ALL),
+    ("the world, which no pod is", cnp(f"{{{WEB}, ingress: [{{fromEntities: [world]}}]}}"), set()),
+    ("an address range, which does not mean pods", cnp(f"{{{WEB}, ingress: [{{fromCIDR: [0.0.0.0/0, '::/0']}}]}}"), set()),
+    (
+        "a subject by one label",
+        cnp("{endpointSelector: {matchLabels: {tier: front}}, ingress: [{}]}"),
+        {"client>web2", "stranger>web2", "neighbour>web2"},
+    ),
+    (
+        "egress",
+        cnp("{endpointSelector: {matchLabels: {app: stranger}}, egress: [{toEndpoints: [{matchLabels: {tier: front}}]}]}"),
+        ALL - {"stranger>web2"},
+    ),
+    (
+        "a field that is not in force yet",
+        cnp(f"{{{WEB}, ingress: [{{toPorts: [{{ports: [{{port: '8080', protocol: TCP}}], rules: {{http: [{{}}]}}}}]}}]}}"),
+        set(),
+    ),
+    (
+        "the whole cluster",
+        ccnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"),
+        {"client>web1", "client>web2", "neighbour>web1", "neighbour>web2"},
+    ),
+    (
+        "Kubernetes' own",
+        knp("{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}"),
+        {"client>web1", "client>web2"},
+    ),
+    (
+        "Kubernetes' own, a namespace",
+        knp(
+            "{podSelector: {}, policyTypes: [Ingress], ingress: [{from: ["
+            "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: b}}}]}]}"
+        ),
+        {"neighbour>web1", "neighbour>web2"},
+    ),
+    ("Kubernetes' own, closed", knp("{podSelector: {}, policyTypes: [Ingress]}"), set()),
+]
+
+
+@pytest.mark.parametrize(("policy", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_policy_means_what_it_says(world: World, policy: str, expected: set[str]) -> None:
+    world.apply(policy)
+    assert world.reached() == expected
+
+
+def test_a_policy_on_one_protocol_leaves_the_other_closed(world: World) -> None:
+    world.apply(cnp(f"{{{WEB}, ingress: [{{toPorts: [{{ports: [{{port: '8081', protocol: UDP}}]}}]}}]}}"))
+    assert world.reached(8081, "udp") == ALL
+    assert world.reached() == set()
+
+
+def test_the_condition_names_what_is_not_in_force(world: World) -> None:
+    world.apply(cnp(f"{{{WEB}, ingress: [{{toPorts: [{{ports: [{{port: '8080', protocol: TCP}}], rules: {{http: [{{}}]}}}}]}}]}}"))
+
+    def told() -> bool:
+        conditions = world.lab.get("ciliumnetworkpolicies", "tested", "--namespace=a")[0]["status"]["conditions"]
+        return any("spec.ingress[0].toPorts[0].rules" in (one.get("message") or "") for one in conditions)
+
+    wait_for("a condition that names the field", told, 10)
+
+
+def test_the_api_server_refuses_what_makes_no_sense(world: World) -> None:
+    done = world.lab.kubectl("apply", "--filename=-", stdin=cnp("{ingress: [{}]}"), check=False)
+    assert done.returncode
+    assert "endpointSelector" in done.stderr
+
+
+def test_probes_of_the_kubelet_pass_whatever_the_policy(world: World) -> None:
+    world.apply(knp("{podSelector: {}, policyTypes: [Ingress, Egress]}"))
+    assert world.reached() == set()
+    world.lab.kubectl("annotate", "pod", "--namespace=a", "web1", "touched=1", "--overwrite")
+    before = world.lab.get("pod", "web1", "--namespace=a")[0]["status"]
+    assert all(held["ready"] for held in before["containerStatuses"])
+    world.lab.kubectl("delete", "pod", "--namespace=a", "web1", "--wait=true")
+    world.lab.apply(yaml.safe_dump(manifest("web1")))
+    world.lab.kubectl("wait", "--namespace=a", "--for=condition=Ready", "pod/web1", "--timeout=30s")
+    world.addresses["web1"] = addresses_of(world.lab, "web1")

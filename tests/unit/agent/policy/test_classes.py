@@ -1,0 +1,44 @@
+"""Parting identities by their rules, and the words of two answers."""
+
+import random
+
+import pytest
+
+from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, DEFAULT_DENY, HOST_LET_IN, Answer, Decision, combine
+from pilus_agent.desired.policy.classes import partition
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_member_has_the_rules_of_every_set_it_is_in(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - not a secret
+    members = chance.choice((3, 8, 40))
+    selected = [
+        (1 << chance.randrange(5) | 1 << chance.randrange(5), chance.getrandbits(members) & chance.getrandbits(members))
+        for _ in range(chance.randrange(12))
+    ]
+    expected = dict.fromkeys(range(members), 0)
+    for rules, bits in selected:
+        for member in range(members):
+            if bits >> member & 1:
+                expected[member] |= rules
+    assert partition(selected) == {member: rules for member, rules in expected.items() if rules}
+
+
+ALLOW, DENY = Answer(Decision.ALLOW, 7, 1), Answer(Decision.DENY, 7, 2)
+
+
+@pytest.mark.parametrize(
+    ("who", "where", "holds"),
+    [
+        (ALLOW, None, ALLOW),
+        (DEFAULT_DENY, ALLOW, ALLOW),
+        (ALLOW, DEFAULT_DENY, ALLOW),
+        (ALLOW, DENY, DENY),
+        (DENY, ALLOW, DENY),
+        (ALLOW, Answer(Decision.ALLOW, 7, 9), ALLOW),
+        (HOST_LET_IN, DENY, HOST_LET_IN),
+        (DEFAULT_ALLOW, DEFAULT_DENY, DEFAULT_DENY),
+    ],
+)
+def test_the_higher_precedence_holds_and_among_equals_the_deny(who: Answer, where: Answer | None, holds: Answer) -> None:
+    assert combine(who, where) == holds

@@ -1,0 +1,205 @@
+"""From policy objects to rows: numbers, changes, and what becomes of an object that makes no sense."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilus_agent.policy_stage import PolicyStage
+from pilus_agent.sources.kubernetes import PolicyObject
+from pilus_agent.tables import TableLayout, Tables
+from pilus_api.identities import RESERVED, Identity
+from pilus_api.labels import Label, Labels, canonical
+from pilus_api.settings import Settings
+from pilus_maps.layout import Layout
+
+WEB, CLIENT, STRANGER = Identity(300), Identity(301), Identity(302)
+
+
+def number(size: int, name: str = "", count: int = 0, network: bool = False) -> dict[str, Any]:
+    return {"name": name, "offset": 0, "size": size, "count": count, "network": network, "fields": None}
+
+
+def labels(app: str) -> Labels:
+    return canonical([
+        Label("k8s", "app", app), Label("k8s", "io.kubernetes.pod.namespace", "default"),
+        Label("k8s", "io.cilium.k8s.policy.cluster", "default"),
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def description() -> Mapping[str, Any]:
+    path = Path(__file__).parents[3] / "nodeagent/pilus_agent/datapath/loader.py"
+    spec = importlib.util.spec_from_file_location("loader", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    described: Mapping[str, Any] = module.describe(Path(__file__).parents[3] / "bpf", Path("/nowhere"), {})[1]
+    return described
+
+
+@pytest.fixture
+def tables(description: Mapping[str, Any]) -> Tables:
+    return Tables.of(description["maps"])
+
+
+@pytest.fixture
+def stage() -> PolicyStage:
+    made = PolicyStage(Settings())
+    for identity, app in ((WEB, "web"), (CLIENT, "client"), (STRANGER, "stranger")):
+        made.identity(identity, labels(app))
+    return made
+
+
+def policy(name: str, spec: Mapping[str, Any], generation: int = 1) -> PolicyObject:
+    raw = {"metadata": {"name": name, "namespace": "default", "uid": f"uid-{name}", "generation": generation}, "spec": spec}
+    return PolicyObject(raw, f"uid-{name}", generation)
+
+
+LET_CLIENT = {
+    "endpointSelector": {"matchLabels": {"app": "web"}},
+    "ingress": [
+        {"fromEndpoints": [{"matchLabels": {"app": "client"}}], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}
+    ],
+}
+
+
+def decide(stage: PolicyStage, tables: Tables) -> Any:
+    found = stage.decide({"web": labels("web")}, {"web": frozenset()}, {"web": WEB})["web"]
+    stage.settle(tables)
+    return found
+
+
+def held(tables: Tables, table: str) -> dict[Any, Any]:
+    layout = tables.layouts[table]
+
+    def plain(value: Any) -> Any:
+        return tuple(value.values()) if isinstance(value, dict) else value
+
+    return {plain(layout.key.decode(key)): layout.value.decode(value) for key, value in tables.trackers[table].wanted.items()}
+
+
+def write_all(tables: Tables) -> None:
+    for tracker in tables.trackers.values():
+        tracker.wrote(dict(tracker.updates))
+        tracker.removed(set(tracker.deletes))
+
+
+def test_without_policies_nothing_is_enforced(stage: PolicyStage, tables: Tables) -> None:
+    found = decide(stage, tables)
+    assert not found.ingress_enforced
+    assert not found.egress_enforced
+    assert stage.number(found.policy) == 0
+    assert not held(tables, "policies")
+
+
+def test_a_policy_becomes_rows_that_point_at_each_other(stage: PolicyStage, tables: Tables) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    found = decide(stage, tables)
+    assert found.ingress_enforced
+    own = stage.number(found.policy)
+    row = held(tables, "policies")[own]
+    assert row["complete"] == 1
+    assert row["hash"] == found.policy
+    peers = held(tables, "peers")
+    client = peers[own, 0, CLIENT]
+    assert (own, 0, STRANGER) not in peers
+    verdicts = {key[1]: value for key, value in held(tables, "verdicts").items() if value["rule"]}
+    assert set(verdicts) == {client["table"]}
+    assert verdicts[client["table"]]["decision"] == 1
+
+
+def test_a_new_identity_of_a_known_class_costs_one_row(stage: PolicyStage, tables: Tables) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    decide(stage, tables)
+    write_all(tables)
+    stage.identity(Identity(400), canonical([*labels("client"), Label("k8s", "pod", "1")]))
+    decide(stage, tables)
+    assert {name: len(tracker.updates) for name, tracker in tables.trackers.items() if tracker.updates} == {"peers": 1}
+
+
+def test_a_policy_that_goes_takes_its_rows_along(stage: PolicyStage, tables: Tables) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    decide(stage, tables)
+    write_all(tables)
+    stage.put("cnp", "default/let", None)
+    decide(stage, tables)
+    write_all(tables)
+    stage.swept()
+    assert all(not tracker.held for tracker in tables.trackers.values())
+
+
+def test_an_object_that_makes_no_sense_leaves_what_it_said_before(stage: PolicyStage, tables: Tables) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    before = decide(stage, tables)
+    stage.put("cnp", "default/let", policy("let", {"ingress": [{}]}, generation=2))
+    assert decide(stage, tables) == before
+    told = stage.acknowledgements()
+    assert [(one["generation"], one["realised"]) for one in told] == [(2, False)]
+    assert "endpointSelector" in told[0]["error"]
+    assert any("endpointSelector" in check["message"] for check in stage.checks())
+
+
+def test_a_restarted_agent_recognises_what_the_kernel_holds(
+    stage: PolicyStage, tables: Tables, description: Mapping[str, Any]
+) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    decide(stage, tables)
+    write_all(tables)
+    again = PolicyStage(Settings())
+    # In another order, and with other numbers to be given, were they given anew.
+    for identity, app in ((STRANGER, "stranger"), (CLIENT, "client"), (WEB, "web")):
+        again.identity(identity, labels(app))
+    fresh = Tables.of(description["maps"])
+    for name, tracker in tables.trackers.items():
+        fresh.trackers[name].hold_all(tracker.held)
+    again.restore({name: tracker.held for name, tracker in fresh.trackers.items()}, fresh)
+    again.put("cnp", "default/let", policy("let", LET_CLIENT))
+    decide(again, fresh)
+    changed = {name: tracker for name, tracker in fresh.trackers.items() if not tracker.settled}
+    assert not changed.keys() - {"peers", "policies"}, "a port table was not recognised"
+    assert not any(tracker.deletes for tracker in changed.values()), "a policy was not recognised"
+
+
+@pytest.mark.parametrize(("mode", "enforced"), [("default", False), ("always", True), ("never", False)])
+def test_modes_of_enforcement(mode: Any, enforced: bool, tables: Tables) -> None:
+    stage = PolicyStage(Settings(enable_policy=mode))
+    stage.identity(WEB, labels("web"))
+    found = decide(stage, tables)
+    assert (found.ingress_enforced, found.egress_enforced) == (enforced, enforced)
+    if enforced:
+        assert stage.number(found.policy), "enforced without a policy would drop with the wrong reason"
+
+
+def test_a_pod_without_identity_is_closed_whatever_people_wrote(stage: PolicyStage, tables: Tables) -> None:
+    found = stage.decide({"new": RESERVED[Identity(5)]}, {"new": frozenset()}, {"new": Identity(5)})["new"]
+    assert found.ingress_enforced
+    assert found.egress_enforced
+
+
+def test_an_endpoints_policy_in_words(stage: PolicyStage, tables: Tables) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    decide(stage, tables)
+    told = stage.explain("web", {WEB: labels("web"), CLIENT: labels("client"), **RESERVED})
+    assert told["egress"] == {"enforced": False, "classes": []}
+    classes = {" ".join(one["peers"]): one["verdicts"] for one in told["ingress"]["classes"]}
+    client = next(verdicts for peers, verdicts in classes.items() if "app=client" in peers)
+    assert client[0]["words"] == "TCP 80"
+    assert client[0]["decision"] == "allow"
+    assert "default/let" in client[0]["rule"]
+    assert classes["everybody else"] == [{"words": "everything", "decision": "deny", "rule": None}]
+
+
+def test_rules_have_texts_for_events(stage: PolicyStage, tables: Tables) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    found = decide(stage, tables)
+    texts = stage.rules()
+    assert texts == {str(stage.number(found.policy) << 16 | 1): "CiliumNetworkPolicy default/let spec.ingress[0]"}
+
+
+def test_layouts_are_those_of_the_programs(tables: Tables) -> None:
+    assert isinstance(tables.layouts["verdicts"], TableLayout)
+    assert Layout({"size": 4, "fields": [number(4)]}).bare
