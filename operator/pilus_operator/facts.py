@@ -89,11 +89,12 @@ class SliceObject:
 
 @dataclass(frozen=True, slots=True)
 class Realised:
-    """One policy on one node: whether this generation is in the kernel, and if not, why."""
+    """One policy on one node: whether this generation is in the kernel, and if not, why. `unenforced`: fields not in force."""
 
     generation: int
     realised: bool
     error: str
+    unenforced: tuple[str, ...] = ()
 
 
 def _map(held: Any) -> dict[str, Any]:
@@ -216,7 +217,9 @@ def node_status(raw: Object) -> dict[str, Realised]:
     for entry in _list(_map(raw.get("status")).get("policies")):
         held = _map(entry)
         if isinstance(held.get("uid"), str) and isinstance(held.get("generation"), int):
-            found[intern(held["uid"])] = Realised(held["generation"], held.get("realised") is True, str(held.get("error") or ""))
+            unenforced = tuple(str(path) for path in _list(held.get("unenforced")))
+            error = str(held.get("error") or "")
+            found[intern(held["uid"])] = Realised(held["generation"], held.get("realised") is True, error, unenforced)
     return found
 
 

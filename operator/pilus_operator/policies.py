@@ -12,6 +12,10 @@ from pilus_operator.facts import Realised
 
 VALID = "Valid"
 VALID_TEXT = "Policy validation succeeded"
+# Ours, beside upstream's: whether all that the policy says is in force.
+IN_FORCE = "InForce"
+IN_FORCE_TEXT = "All of it is in force"
+_LONGEST_TEXT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +68,40 @@ class Policies:
         done = sum(found is not None and found.realised and found.generation == generation for found in said)
         return f"{done}/{len(self._nodes)}"
 
+    def _missing(self, uid: str) -> str:
+        """What keeps this generation from being in force as it is written, "" if nothing does that a node has told of."""
+        generation = self.policies[uid].generation
+        told = {node: self._said.get(node, {}).get(uid) for node in sorted(self._nodes)}
+        current = {node: said for node, said in told.items() if said is not None and said.generation == generation}
+        errors = [f"{node}: {said.error}" for node, said in current.items() if said.error]
+        fields = sorted({path for said in current.values() for path in said.unenforced})
+        parts = ["; ".join(errors)] if errors else []
+        if fields:
+            parts.append(f"not enforced yet, and what they would allow is denied: {', '.join(fields)}")
+        return "; ".join(parts)[:_LONGEST_TEXT]
+
+    def _condition(self, uid: str, kind: str, wanted: tuple[str, str], now: str) -> dict[str, str] | None:
+        """The condition as it should be, None if it stands there so."""
+        held = next((dict(pairs) for pairs in self.policies[uid].conditions if ("type", kind) in pairs), None)
+        status, message = wanted
+        if held is not None and (held.get("status"), held.get("message")) == wanted:
+            return None
+        since = held["lastTransitionTime"] if held and held.get("status") == status and "lastTransitionTime" in held else now
+        return {"type": kind, "status": status, "message": message, "lastTransitionTime": since}
+
     def patch(self, uid: str, now: str) -> Object | None:
         """The status to merge; None: it stands there already. `now` is RFC 3339, for a condition that changes."""
         policy = self.policies[uid]
-        status, message = ("False", policy.error) if policy.error else ("True", VALID_TEXT)
-        held = [dict(pairs) for pairs in policy.conditions]
-        valid = next((condition for condition in held if condition.get("type") == VALID), None)
+        wanted = {VALID: ("False", policy.error) if policy.error else ("True", VALID_TEXT)}
+        missing = self._missing(uid)
+        if missing or any(("type", IN_FORCE) in pairs for pairs in policy.conditions):
+            wanted[IN_FORCE] = ("False", missing) if missing else ("True", IN_FORCE_TEXT)
+        changed = {kind: made for kind, text in wanted.items() if (made := self._condition(uid, kind, text, now)) is not None}
         found: Object = {}
-        if valid is None or (valid.get("status"), valid.get("message")) != (status, message):
-            since = (
-                valid["lastTransitionTime"] if valid and valid.get("status") == status and "lastTransitionTime" in valid else now
-            )
-            wanted = {"type": VALID, "status": status, "message": message, "lastTransitionTime": since}
-            # A merge patch replaces a list, so other conditions go with it.
-            found["conditions"] = [condition for condition in held if condition is not valid] + [wanted]
+        if changed:
+            # A merge patch replaces a list, so the other conditions go with it.
+            held = [dict(pairs) for pairs in policy.conditions]
+            found["conditions"] = [one for one in held if one.get("type") not in changed] + list(changed.values())
         enforced = self.enforced(uid) if not policy.error else f"0/{len(self._nodes)}"
         if policy.enforced != enforced:
             found["enforced"] = enforced

@@ -10,12 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # `tests.packets.…`, also where pytest is not started with -m
 
-from pilus_agent.datapath.programs import ensure_loaded
-from pilus_maps import Datapath
 from tests.packets.harness.node import Node
 from tests.packets.harness.scenario import Harness
 from tests.packets.harness.testrun import TestRun
 from tests.packets.harness.wire import Wire
+
+from pilus_agent.datapath.programs import ensure_loaded
+from pilus_maps import Datapath
 
 # Small enough to be filled by a test; an LRU keeps some hundred entries a CPU back, so it must not be tiny.
 CONFIG = {"PILUS_FLOWS_SIZE": 512, "PILUS_EMBRYONIC_SIZE": 8192}

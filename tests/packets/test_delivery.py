@@ -4,7 +4,6 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
-
 from tests.packets.harness.actors import CLIENT, FAR, HERE, THERE, WEB
 from tests.packets.harness.frames import echo, from_pod, raw, routed, router, tcp, to_pod, tunnelled, udp
 from tests.packets.harness.scenario import (

@@ -1,7 +1,6 @@
 """Policy: who, where, and both; deny over allow; what is incomplete or unknown drops."""
 
 import pytest
-
 from tests.packets.harness.actors import CLIENT, FAR, OTHER, OUTSIDE, THERE, WEB
 from tests.packets.harness.frames import echo, from_pod, routed, router, tcp, to_pod, tunnelled, udp
 from tests.packets.harness.node import DENY, INGRESS, Rule, Side

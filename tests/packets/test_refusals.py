@@ -17,7 +17,6 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
-
 from tests.packets.harness.actors import CLIENT, ELSEWHERE, FAR, NOBODY, OTHER, OUTSIDE, STRANGER, THERE, WEB
 from tests.packets.harness.frames import echo, from_pod, ip, raw, routed, router, tcp, to_pod, tunnelled, udp
 from tests.packets.harness.scenario import Delivered, Dropped, FromHost, FromPod, FromTunnel, Harness, Step, play
@@ -35,8 +34,8 @@ def _refused(harness: Harness, frame: Packet | bytes, reason: str, **event: obje
 
 @pytest.mark.parametrize("source", ["another pod of this node", "a pod of another node", "nobody", "outside", "the gateway"])
 def test_a_forged_source_address(harness: Harness, family: int, source: str) -> None:
-    address = {"another pod of this node": OTHER.address(family), "a pod of another node": FAR.address(family), "nobody": NOBODY[family],
-               "outside": OUTSIDE[family], "the gateway": router(family)}[source]  # fmt: skip
+    address = {"another pod of this node": OTHER.address(family), "a pod of another node": FAR.address(family),
+               "nobody": NOBODY[family], "outside": OUTSIDE[family], "the gateway": router(family)}[source]  # fmt: skip
     frame = Ether(src=CLIENT.mac, dst=CLIENT.gateway_mac) / ip(address, WEB.address(family)) / tcp(1, 80)
     _refused(harness, frame, "INVALID_SOURCE_IP", source_identity=0, endpoint=0)
 
@@ -244,7 +243,8 @@ def test_without_settings_nothing_passes(harness: Harness, family: int) -> None:
     play(harness, [
         Step(FromPod(CLIENT), from_pod(CLIENT, WEB.address(family), tcp(1, 80)), Dropped("NO_CONFIG")),
         Step(FromHost(WEB), to_pod(router(family), WEB, tcp(1, 80)), Dropped("NO_CONFIG")),
-        Step(FromTunnel(THERE, FAR.identity), tunnelled(FAR.address(family), WEB.address(family), tcp(1, 80)), Dropped("NO_CONFIG")),
+        Step(FromTunnel(THERE, FAR.identity), tunnelled(FAR.address(family), WEB.address(family), tcp(1, 80)),
+             Dropped("NO_CONFIG")),
     ])  # fmt: skip
 
 

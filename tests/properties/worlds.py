@@ -1,6 +1,7 @@
 """Small worlds, dense enough that rules meet: few keys, few values, prefixes within prefixes, ports next to each other."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from random import Random
 
 from hypothesis import strategies as st
 from tests.properties.oracle import Probe, World
@@ -117,11 +118,11 @@ def worlds(draw: st.DrawFn) -> World:
     return World(found, identities, names, endpoints)
 
 
-@st.composite
-def probes(draw: st.DrawFn, world: World) -> Probe:
-    protocol = draw(st.sampled_from((*PROTOCOLS, 47)))
-    port = draw(st.sampled_from((0, 8, 128, 3) if protocol in (1, 58) else PORTS))
-    identity = draw(st.sampled_from((*world.identities, Identity(9999))))
+def probe(world: World, chance: Random) -> Probe:
+    """One packet. Not drawn by hypothesis: a draw costs more than an answer, and many packets find more than few."""
+    protocol = chance.choice((*PROTOCOLS, 6, 6, 17, 47))
+    port = chance.choice((0, 8, 128, 3) if protocol in (1, 58) else PORTS)
+    identity = chance.choice((*world.identities, Identity(9999)))
     # The host's own stack is known by the hook, never by an address that somebody could send from.
-    address = None if identity == HOST else draw(st.one_of(st.none(), st.sampled_from(ADDRESSES)))
-    return Probe(draw(st.sampled_from(tuple(Direction))), identity, address, draw(st.booleans()), protocol, port)
+    address = None if identity == HOST else chance.choice((None, *ADDRESSES))
+    return Probe(chance.choice(tuple(Direction)), identity, address, chance.random() < 0.5, protocol, port)

@@ -6,7 +6,6 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
-
 from tests.packets.harness.actors import HERE, Pod, family_of
 
 ROUTER_MAC = "02:00:00:00:0f:01"

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Final
 
-from pilus_maps import Datapath
-from pilus_maps.ring import Ring
 from tests.packets.harness import actors
 from tests.packets.harness.actors import HERE, LOCAL_PODS, NODES, REMOTE_PODS, Pod, mac_bytes, packed, prefix_length
+
+from pilus_maps import Datapath
+from pilus_maps.ring import Ring
 
 _EMPTIED: Final = ("endpoints", "ipcache", "pod_ranges", "identities", "policies", "peers", "cidrs", "verdicts", "buckets",
                    "flows", "embryonic", "fragments")  # fmt: skip
@@ -94,7 +95,8 @@ class Node:
 
     def settings(self, **changed: Any) -> None:
         values = {"flags": 3, "tunnel_ifindex": self.tunnel_ifindex, "uplink_ifindex": self.uplink_ifindex,
-                  "node_ipv4": packed(HERE.underlay), "router_ipv4": packed(HERE.routers[4]), "router_ipv6": packed(HERE.routers[6]),
+                  "node_ipv4": packed(HERE.underlay),
+                  "router_ipv4": packed(HERE.routers[4]), "router_ipv6": packed(HERE.routers[6]),
                   "event_rate": 1000, "event_burst": 1000}  # fmt: skip
         known = {field["name"] for field in self.datapath.description["structs"]["pilus_settings"]["fields"]}
         values |= {name: value for name, value in changed.items() if name in known}
@@ -200,6 +202,6 @@ class Node:
         self.datapath.map(table).update(self.flow_key(zone, source, destination, protocol, ports), held | fields)
 
     @staticmethod
-    def seconds() -> int:
-        """The coarse clock of the flow table."""
-        return int(time.clock_gettime(time.CLOCK_MONOTONIC))
+    def seconds(ago: int = 0) -> int:
+        """The coarse clock of the flow table, which wraps: a machine may be younger than a time-out."""
+        return (int(time.clock_gettime(time.CLOCK_MONOTONIC)) - ago) & 0xFFFFFFFF

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
-
 from tests.packets.harness.actors import NodeActor, Pod
 from tests.packets.harness.node import Node
 

@@ -6,7 +6,6 @@ import os
 from types import TracebackType
 
 from pyroute2 import IPRoute
-
 from tests.packets.harness import netns
 from tests.packets.harness.actors import LOCAL_PODS, mac_bytes, packed
 from tests.packets.harness.node import Node

@@ -12,7 +12,6 @@ from typing import Any, Final
 from pyroute2 import IPRoute
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
-
 from tests.packets.harness import netns
 from tests.packets.harness.actors import HERE, LOCAL_PODS, NODES, Pod
 from tests.packets.harness.node import Node

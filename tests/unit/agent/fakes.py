@@ -186,6 +186,7 @@ class FakeKernel(Kernel):
         self.rows["settings"].setdefault(bytes(4), bytes(datapath.description["maps"]["settings"]["value"]["size"]))  # an array
         self.links = links or FakeNetlink()
         self.log: list[Write] = []
+        self.generations: dict[int, int] = {}
         self.room: dict[str, int] = {}
         self.refuse: dict[str, int] = {}
         self.wait: dict[str, asyncio.Event] = {}
@@ -233,6 +234,12 @@ class FakeKernel(Kernel):
             self._live()
             if self.rows[table].pop(key, None) is not None:
                 self.log.append(Write(table, key, None))
+
+    def raise_generations(self, slots: Iterable[int]) -> None:
+        if "generation" in self.refuse:
+            raise KernelError("map generation", self.refuse["generation"])
+        for slot in slots:
+            self.generations[slot] = self.generations.get(slot, 0) + 1
 
 
 def decoded(tables: Tables, rows: Rows, table: str) -> list[tuple[Any, Any]]:

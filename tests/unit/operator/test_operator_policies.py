@@ -96,3 +96,33 @@ def test_an_object_that_means_nothing_is_told_with_its_field() -> None:
     check_policy({**held, "spec": {"endpointSelector": {}, "ingress": [{}]}, "status": {"conditions": 3}}, "default")
     with pytest.raises(InvalidError, match="ingres"):
         check_policy({**held, "spec": {"endpointSelector": {}, "ingres": [{}]}}, "default")
+
+
+def test_a_field_that_is_not_in_force_is_named_in_a_condition() -> None:
+    made = policies(raw(conditions=[valid()], enforced="0/2"))
+    made.set_said("a", {"u": Realised(1, True, "", ("spec.ingress[0].toPorts[0].rules",))})
+    found = made.patch("u", "now")
+    assert found is not None
+    assert found["enforced"] == "1/2"
+    condition = next(one for one in found["conditions"] if one["type"] == "InForce")
+    assert condition["status"] == "False"
+    assert "spec.ingress[0].toPorts[0].rules" in condition["message"]
+    assert valid() in found["conditions"]
+
+
+def test_what_a_node_could_not_do_is_named_and_goes_when_it_could() -> None:
+    made = policies(raw(conditions=[valid()], enforced="0/2"))
+    made.set_said("a", {"u": Realised(1, False, "too large: 20000 rows")})
+    found = made.patch("u", "now")
+    assert found is not None
+    assert "a: too large: 20000 rows" in found["conditions"][-1]["message"]
+    made.set_policy("u", policy_of(raw(conditions=found["conditions"], enforced="0/2"), "/p/status", ""))
+    made.set_said("a", {"u": Realised(1, True, "")})
+    after = made.patch("u", "later")
+    assert after is not None
+    assert after["conditions"][-1] == {
+        "type": "InForce",
+        "status": "True",
+        "message": "All of it is in force",
+        "lastTransitionTime": "later",
+    }
