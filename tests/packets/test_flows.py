@@ -26,7 +26,7 @@ from tests.packets.harness.scenario import (
 )
 from tests.packets.harness.testrun import TestRun
 
-from pilus_maps.generation import slot_of
+from pilus_agent.diff.generations import address_slot
 
 pytestmark = pytest.mark.kernel
 TCP, UDP = 6, 17
@@ -338,9 +338,9 @@ def test_5_one_addresss_change(harness: Harness, family: int) -> None:
     play(harness, [step])
     harness.node.ipcache(FAR.address(family), NEAR_FAR.identity, flags=1, tunnel=THERE.underlay)
     play(harness, [silent(step)])
-    harness.node.raise_slot(slot_of(packed(NEAR_FAR.address(family))))
+    harness.node.raise_slot(address_slot(packed(NEAR_FAR.address(family))))
     play(harness, [silent(step)])
-    harness.node.raise_slot(slot_of(packed(FAR.address(family))))
+    harness.node.raise_slot(address_slot(packed(FAR.address(family))))
     play(harness, [replace(refused(step), event={"destination_identity": NEAR_FAR.identity})])
 
 
@@ -385,7 +385,7 @@ def test_7_through_the_tunnel(harness: Harness, family: int) -> None:
     answered = Step(FromTunnel(THERE, FAR.identity), back, Delivered(CLIENT, routed(back, to=CLIENT)))
     play(harness, [refused(answered), asked, answered])
     assert harness.node.flow("OVERLAY_IN", FAR.address(family), CLIENT.address(family), TCP, (80, 40000))[0] == "flows"
-    harness.node.raise_slot(slot_of(packed(FAR.address(family))))
+    harness.node.raise_slot(address_slot(packed(FAR.address(family))))
     play(harness, [silent(answered)])
     harness.node.endpoint(CLIENT, policy=REFUSED, enforced=[0, 1])
     harness.node.raise_slot(CLIENT.slot)
@@ -407,7 +407,7 @@ def test_7_of_a_connection_that_came_through_the_tunnel(harness: Harness, family
         answer, silent(answer),
     ])  # fmt: skip
     harness.node.ipcache(FAR.address(family), NEAR_FAR.identity, flags=1, tunnel=THERE.underlay)
-    harness.node.raise_slot(slot_of(packed(FAR.address(family))))
+    harness.node.raise_slot(address_slot(packed(FAR.address(family))))
     play(harness, [replace(refused(answer), event={"reply": 1, "destination_identity": NEAR_FAR.identity})])
 
 
