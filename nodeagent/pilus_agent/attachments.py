@@ -4,7 +4,8 @@ The folder lies under /run: it goes with the links when the machine restarts. A 
 """
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, fields
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,25 @@ from pilus_agent.facts import Attachment
 
 _log = structlog.get_logger(__name__)
 _LAST_NUMBER = 65535
+_TYPES = {"addresses": tuple, "ifindex": int, "number": int}  # everything else is text
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
 def key_of(attachment: Attachment) -> str:
     return f"{attachment.container}/{attachment.interface}"
+
+
+def _attachment(held: Any) -> Attachment:
+    """Raises ValueError, TypeError or KeyError: what gets past here is believed everywhere."""
+    if not isinstance(held, dict) or not isinstance(held["addresses"], list):
+        raise TypeError("not an attachment")
+    found = Attachment(**{**held, "addresses": tuple(ip_address(str(text)) for text in held["addresses"])})
+    for field in fields(found):
+        if type(getattr(found, field.name)) is not _TYPES.get(field.name, str):
+            raise TypeError(f"{field.name} is of another type")
+    if not 0 < found.number <= _LAST_NUMBER or not all(map(_MAC.fullmatch, (found.mac, found.gateway_mac))):
+        raise ValueError("number or MAC address is none")
+    return found
 
 
 class AttachmentFiles:
@@ -32,10 +48,8 @@ class AttachmentFiles:
         found: dict[str, Attachment] = {}
         for path in sorted(self._folder.glob("*.json")):
             try:
-                held: dict[str, Any] = json.loads(path.read_text())
-                addresses = tuple(ip_address(text) for text in held.pop("addresses"))
-                attachment = Attachment(**held, addresses=addresses)
-            except (OSError, ValueError, TypeError, KeyError) as error:
+                attachment = _attachment(json.loads(path.read_text()))
+            except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
                 _log.warning("an endpoint's file can't be read, left out", path=str(path), error=repr(error))
                 continue
             found[key_of(attachment)] = attachment

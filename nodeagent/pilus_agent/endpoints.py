@@ -17,7 +17,7 @@ from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.links import POD_LINKS, PodLink
 from pilus_agent.datapath.node import attach, strangers
 from pilus_agent.facts import Address, Attachment
-from pilus_agent.ipam import Allocator
+from pilus_agent.ipam import Allocator, HeldError
 from pilus_api.errors import PilusError, TemporaryError
 
 _log = structlog.get_logger(__name__)
@@ -61,9 +61,15 @@ class Endpoints:
                 _log.info("an endpoint's link went while no agent ran", endpoint=key)
                 self._files.remove(attachment)
                 continue
+            try:
+                for address in attachment.addresses:
+                    self.allocator.reserve(key, address)
+            except HeldError as error:
+                _log.warning("an endpoint's file contradicts another, left out", endpoint=key, error=str(error))
+                self.allocator.release(key, time.monotonic())
+                self._files.remove(attachment)
+                continue
             self._numbers.hold(attachment.number)
-            for address in attachment.addresses:
-                self.allocator.reserve(key, address)
             self.attachments[key] = attachment
         for link in strangers(list(links.values()), set(self.attachments)):
             _log.info("a link of a pod that nobody knows, removed", link=link.name, container=link.container)
@@ -84,13 +90,13 @@ class Endpoints:
         macs = (_mac(), _mac())
         try:
             ifindex = await self._kernel.call(self._make, name, key, netns, interface, macs, mtu, addresses, routers)
+            attachment = Attachment(container, interface, *pod, netns, name, ifindex, macs[1], macs[0], tuple(addresses), number)
+            self._files.write(attachment)
         except BaseException:
             self._numbers.give_back(number)
             self.allocator.release(key, time.monotonic())
             await self._kernel.call(lambda: self._kernel.netlink().delete(name))
             raise
-        attachment = Attachment(container, interface, *pod, netns, name, ifindex, macs[1], macs[0], tuple(addresses), number)
-        self._files.write(attachment)
         self.attachments[key] = attachment
         return attachment
 
@@ -119,14 +125,16 @@ class Endpoints:
         )
 
     async def remove(self, key: str) -> Attachment | None:
-        """The link goes down at once, and away when nobody waits for it (18 ms). Idempotent."""
+        """The link goes down at once, and away when nobody waits for it (18 ms); one that nobody knows goes at once. Idempotent."""
+        known = self.attachments.get(key)
+        if known is None:
+            await self._kernel.call(lambda: self._kernel.netlink().delete(link_name(key)))
+        else:
+            await self._kernel.call(lambda: self._kernel.netlink().set_down(known.link))
+        # Only now: what fails above is asked for again, and `restore` may have found it meanwhile.
         attachment = self.attachments.pop(key, None)
-        name = attachment.link if attachment else link_name(key)
-        await self._kernel.call(lambda: self._kernel.netlink().set_down(name))
-        if attachment is None:
-            self._later(name)
-            return None
-        self._files.remove(attachment)
+        if attachment is not None:
+            self._files.remove(attachment)
         return attachment
 
     def forget(self, attachment: Attachment) -> None:

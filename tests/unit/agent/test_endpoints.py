@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -119,11 +119,9 @@ async def test_half_way_is_undone(
     assert names(tmp_path) == []
     assert not kernel.links.pod_links()
     assert endpoints.allocator.owners() == ()
-    made = await endpoints.prepare("c2/eth0", POD, netns, 1450, ROUTERS)
-    assert made.number == 2  # given in turn
-    endpoints._numbers._last = 0
-    endpoints._numbers.give_back(2)
-    assert endpoints._numbers.take() == 1  # and given back
+    for number in range(2, 65536):  # in turn, so the one given back comes last
+        endpoints._numbers.hold(number)
+    assert (await endpoints.prepare("c2/eth0", POD, netns, 1450, ROUTERS)).number == 1
 
 
 def _refuse(*_: object) -> None:
@@ -314,18 +312,16 @@ def test_bytes_that_are_no_file_of_ours(files: AttachmentFiles, tmp_path: Path, 
 
 
 @pytest.fixture
-def twice(files: AttachmentFiles, kernel: FakeKernel) -> Iterator[None]:
+def _contradicting(files: AttachmentFiles, kernel: FakeKernel) -> None:
     """Two files claim one address, and one claims the router's."""
     for number, address in ((1, "10.0.1.2"), (2, "10.0.1.2"), (3, "10.0.1.1")):
         name = link_name(f"c-p{number}/eth0")
         index = kernel.links._new(name).index
         kernel.links.links[name].container = f"c-p{number}/eth0"
         files.write(replace(attachment(f"p{number}", number, ifindex=index), link=name, addresses=(ip_address(address),)))
-    return
-    yield
 
 
-@pytest.mark.usefixtures("twice")
+@pytest.mark.usefixtures("_contradicting")
 async def test_files_that_contradict_each_other_do_not_stop_the_agent(
     kernel: FakeKernel, tmp_path: Path, logs: list[dict[str, object]]
 ) -> None:
