@@ -1,7 +1,7 @@
 """The way to the processes of this node.
 
 In: a request as a mapping. Out: the answer, or an error that says what is wrong and what to do. Never prints.
-The schemas are docs/agent-api.md (agent) and docs/engine.md (observer).
+The schemas are docs/agent-api.md (agent) and docs/observer-api.md (observer).
 """
 
 import json

@@ -1,17 +1,21 @@
 """The agent without Kubernetes: a real process, a directory of manifests, two network namespaces as pods."""
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import termios
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pilus_lab import wait_for
+from pilus_lab import LabError, wait_for
 from pilus_lab.probe import reaches, within
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
@@ -42,6 +46,7 @@ kind: NetworkPolicy
 metadata: {name: closed}
 spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}
 """
+ALLOWING = CLOSED.replace("[Ingress]}", "[Ingress], ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}")
 
 
 def pod(name: str, netns: str) -> str:
@@ -126,6 +131,45 @@ def listen(namespace: int, stack: ExitStack) -> None:
     stack.callback(within(namespace, work).close)
 
 
+def acknowledged(stream: socket.socket) -> bool:
+    """Whether the other side has acknowledged everything that was sent."""
+    waiting = array("i", [0])
+    fcntl.ioctl(stream.fileno(), termios.TIOCOUTQ, waiting)
+    return waiting[0] == 0
+
+
+def test_an_open_connection_ends_with_what_allowed_it(machine: Machine) -> None:
+    with ExitStack() as stack:
+        web, client = machine.pod("web"), machine.pod("client")
+        wait_for("both pods", lambda: [one["state"] for one in machine.endpoints().values()] == ["ready"] * 2, 30)
+        listen(web, stack)
+        found = machine.endpoints()["web"]
+        open_ones = []
+        for address in (found["ipv4"], found["ipv6"]):
+            wait_for("a connection", partial(within, client, partial(reaches, address, 80)), 10)
+            stream = within(client, partial(socket.create_connection, (address, 80), 5))
+            open_ones.append(stack.enter_context(stream))
+
+        def answered(limit: float) -> set[bool]:
+            for stream in open_ones:
+                stream.send(b"?")
+            for stream in open_ones:
+                try:
+                    wait_for("an acknowledgement", partial(acknowledged, stream), limit, 0.01)
+                except LabError:
+                    return {False}
+            return {True}
+
+        assert answered(5) == {True}
+        machine.write("policy.yaml", ALLOWING)
+        wait_for("the policy", lambda: machine.endpoints()["web"]["ingress_enforced"], 10)
+        assert answered(5) == {True}, "a policy that allows it has cut an open connection"
+        machine.write("policy.yaml", CLOSED)
+        wait_for("the connections to be cut", lambda: answered(0.3) == {False}, 10)
+        machine.write("policy.yaml", ALLOWING)
+        wait_for("the connections to go on", lambda: all(acknowledged(stream) for stream in open_ones), 30)
+
+
 def test_policy_and_pods_from_a_directory(machine: Machine) -> None:
     with ExitStack() as stack:
         web, client = machine.pod("web"), machine.pod("client")
@@ -136,7 +180,7 @@ def test_policy_and_pods_from_a_directory(machine: Machine) -> None:
         addresses = (found["ipv4"], found["ipv6"])
 
         def reached() -> set[bool]:
-            return {within(client, lambda address=address: reaches(address, 80, limit=0.5)) for address in addresses}  # type: ignore[misc]
+            return {within(client, partial(reaches, address, 80, limit=0.5)) for address in addresses}
 
         wait_for("the first connections", lambda: reached() == {True}, 10)
         machine.write("policy.yaml", CLOSED)

@@ -5,6 +5,8 @@ In: the plugin's bytes. Out: the plugin's bytes. ADD is: put the fact, await the
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
@@ -48,6 +50,7 @@ class CniSource:
         self._endpoints = endpoints
         self._queue = queue
         self._locks: dict[str, asyncio.Lock] = {}
+        self._users: dict[str, int] = {}  # of a lock: who has it and who waits
         self._made: dict[str, float] = {}  # when ADD began, for GC
 
     async def answer(self, raw: bytes) -> bytes:
@@ -81,13 +84,22 @@ class CniSource:
             case "DEL":
                 async with self._lock(request.key):
                     await self.delete(request.key)
-                self._locks.pop(request.key, None)
                 return answer_empty()
             case _:
                 return await self._check(request)
 
-    def _lock(self, key: str) -> asyncio.Lock:
-        return self._locks.setdefault(key, asyncio.Lock())
+    @asynccontextmanager
+    async def _lock(self, key: str) -> AsyncIterator[None]:
+        """One lock for a key for as long as anybody has it or waits for it."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
 
     def _require_ready(self, code: Code) -> None:
         if not self._wiring.ready:
@@ -200,31 +212,36 @@ class CniSource:
         kept = {one.key for one in request.config.valid_attachments or ()}
         # One that began after the runtime wrote its list is not in it, and is not to be removed.
         young = {key for key, began in self._made.items() if time.monotonic() - began < _YOUNG_SECONDS}
+        failed: PilusError | None = None
         for key in set(self._endpoints.attachments) - kept - young:
             _log.info("the runtime does not know this container any more, removed", endpoint=key)
-            async with self._lock(key):
-                await self.delete(key)
+            try:
+                async with self._lock(key):
+                    await self.delete(key)
+            except PilusError as error:  # the others can go
+                failed = error
+        if failed is not None:
+            raise failed
         return answer_empty()
 
     async def drain(self) -> None:
-        """What was deleted while no agent ran, or none answered in time. A file that makes no sense is put aside, said once."""
+        """What was deleted while no agent ran, or none answered in time. A file that makes no sense is put aside, said once; a DEL
+        that can't be done now stays for the next time."""
         if not await asyncio.to_thread(self._queue.is_dir):
             return
         for path in sorted(self._queue.iterdir()):
             if path.name.startswith(".") or path.suffix == ".broken":
                 continue
             try:
-                answer = await self.answer(path.read_bytes())
-            except OSError as error:
-                _log.warning("a queued DEL can't be read", path=str(path), error=str(error))
+                raw = path.read_bytes()
+                if parse(raw).command != "DEL":
+                    raise CniError(Code.INVALID_ENVIRONMENT, "only a DEL is ever queued")
+            except FileNotFoundError if not path.is_symlink() else () as error:  # an ADD began meanwhile
                 continue
-            if answer.startswith(b"0\n"):
-                _log.info("a DEL from while no agent answered", endpoint=path.name)
-                path.unlink(missing_ok=True)
-            else:
-                _log.warning("a queued DEL makes no sense, put aside", path=str(path), answer=answer.decode(errors="replace")[:300])
-                path.rename(path.with_suffix(".broken"))
-
+            except (OSError, CniError) as error:
+                _log.warning("a queued DEL makes no sense, put aside", path=str(path), error=str(error)[:300])
+                path.rename(path.with_name(f"{path.name}.broken"))
+                continue
     async def run(self) -> None:
         """For ever: the plugin queues also when an agent that runs did not answer in time."""
         while True:

@@ -248,3 +248,15 @@ def test_what_comes_again_replaces_and_what_comes_twice_goes_twice() -> None:
     compiler.drop_endpoint("web")
     compiler.drop_identity(API)
     assert compiler.compiled() == Compiled({}, {}, {})
+
+
+def test_a_peer_that_only_a_rule_for_anybody_means_gets_its_row_when_it_names_a_port() -> None:
+    compiler = PolicyCompiler()
+    compiler.put_endpoint("pod", Endpoint(app("web"), {}))
+    compiler.put_policies("a", [policy(rule(OUT, None, (Ports(TCP, 0, 0, "http"),)))])
+    compiler.put_identity(API, app("api"))
+    assert not passes(only(compiler.compiled()), OUT, API, port=8080)
+    compiler.put_identity(API, app("api"), {"http": frozenset({(TCP, 8080)})})
+    assert passes(only(compiler.compiled()), OUT, API, port=8080)
+    compiler.put_identity(API, app("api"))
+    assert API not in only(compiler.compiled()).directions[OUT].peers
