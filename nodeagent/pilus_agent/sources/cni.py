@@ -6,7 +6,7 @@ In: the plugin's bytes. Out: the plugin's bytes. ADD is: put the fact, await the
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
@@ -40,6 +40,7 @@ _KERNEL_SECONDS = 10.0
 # GC leaves alone what is younger: the runtime's list may be older.
 _YOUNG_SECONDS = 60.0
 _DRAIN_SECONDS = 10.0
+_BROKEN = ".broken"  # the end of a queued file's name that makes no sense
 
 
 class CniSource:
@@ -230,18 +231,24 @@ class CniSource:
         if not await asyncio.to_thread(self._queue.is_dir):
             return
         for path in sorted(self._queue.iterdir()):
-            if path.name.startswith(".") or path.suffix == ".broken":
+            if path.name.startswith(".") or path.name.endswith(_BROKEN):
                 continue
             try:
                 raw = path.read_bytes()
                 if parse(raw).command != "DEL":
                     raise CniError(Code.INVALID_ENVIRONMENT, "only a DEL is ever queued")
-            except FileNotFoundError if not path.is_symlink() else () as error:  # an ADD began meanwhile
-                continue
             except (OSError, CniError) as error:
                 _log.warning("a queued DEL makes no sense, put aside", path=str(path), error=str(error)[:300])
-                path.rename(path.with_name(f"{path.name}.broken"))
+                with suppress(OSError):
+                    path.rename(path.with_name(path.name + _BROKEN))
                 continue
+            answer = await self.answer(raw)
+            if answer.startswith(b"0\n"):
+                _log.info("a DEL from while no agent answered", endpoint=path.name)
+                path.unlink(missing_ok=True)
+            else:
+                _log.warning("a queued DEL can't be done yet", path=str(path), answer=answer.decode(errors="replace")[:300])
+
     async def run(self) -> None:
         """For ever: the plugin queues also when an agent that runs did not answer in time."""
         while True:
