@@ -359,7 +359,7 @@ struct pilus_bucket {			/* 16 bytes */
 
 /* scratch: one packet's context, handed from an entry program through its tail calls. Per CPU: tc programs are not
  * preempted by one another on a CPU. User space reads it in tests alone. */
-struct pilus_packet {			/* 120 bytes */
+struct pilus_packet {			/* 124 bytes */
 	u32 family;			/* enum pilus_family */
 	u32 hook;			/* enum pilus_hook */
 	struct pilus_address source;
@@ -385,7 +385,8 @@ struct pilus_packet {			/* 120 bytes */
 	u32 reason;			/* why it drops, for the tail call that says so */
 	u32 size;			/* of the IP packet */
 	u32 headers;			/* of these, IP and layer 4 */
-	u32 fragment_id;
+	u32 fragment_id;		/* as in the packet */
+	u32 mtu;			/* of a path that it does not fit */
 	u8 zone;			/* enum pilus_zone: where it was seen */
 	u8 forward_zone;		/* where its connection was decided */
 	u8 reply;			/* addresses and ports above are turned around: the forward direction's */
@@ -402,6 +403,32 @@ struct pilus_draft {			/* 464 bytes */
 	struct pilus_flow_key pair_key;	/* of the reply */
 	struct pilus_flow flow;
 	struct pilus_flow pair;
+};
+
+/* fragments: what a datagram's first fragment said, for the others. The key bounds what one link, or one node through the
+ * tunnel, can hold: a newer datagram takes an older one's place. */
+struct pilus_fragment_key {		/* 12 bytes */
+	u32 link;
+	__be32 outer;
+	u32 place;			/* zone, and some bits of the datagram's number */
+};
+
+#define PILUS_FRAGMENT_PLACES 64
+#define PILUS_FRAGMENT_TIMEOUT 30	/* seconds, as a receiver's reassembly (ipfrag_time) */
+
+struct pilus_fragment {			/* 56 bytes */
+	struct pilus_address source;
+	struct pilus_address destination;
+	u32 id;
+	u32 last_seen;			/* seconds, as pilus_flow's */
+	__be16 source_port;
+	__be16 destination_port;
+	u8 family;
+	u8 protocol;
+	u8 icmp_type;
+	u8 icmp_code;
+	u8 uncached;
+	u8 pad[7];
 };
 
 enum pilus_fragment_part {
@@ -438,6 +465,7 @@ enum pilus_drop {
 	PILUS_DROP_POLICY = 133,		/* Policy denied */
 	PILUS_DROP_INVALID = 134,		/* Invalid packet */
 	PILUS_DROP_INVALID_HEADER = 135,	/* CT: Truncated or invalid header */
+	PILUS_DROP_TOO_BIG = 136,		/* Fragmentation needed */
 	PILUS_DROP_UNKNOWN_L4 = 137,		/* CT: Unknown L4 protocol */
 	PILUS_DROP_UNKNOWN_L3 = 139,		/* Unsupported L3 protocol */
 	PILUS_DROP_MISSED_TAIL_CALL = 140,	/* Missed tail call */
@@ -452,6 +480,7 @@ enum pilus_drop {
 	PILUS_DROP_UNSUPPORTED_L2 = 166,	/* Unsupported L2 protocol */
 	PILUS_DROP_INVALID_IDENTITY = 171,	/* Invalid identity */
 	PILUS_DROP_UNKNOWN_SENDER = 172,	/* Unknown sender */
+	PILUS_DROP_FRAGMENT_NOT_FOUND = 175,	/* First logical datagram fragment not found */
 	PILUS_DROP_FORBIDDEN_ICMP6 = 176,	/* Forbidden ICMPv6 message */
 	PILUS_DROP_POLICY_DENY = 181,		/* Policy denied by denylist */
 	PILUS_DROP_VLAN = 182,			/* VLAN traffic disallowed by VLAN filter */
@@ -466,3 +495,76 @@ enum pilus_drop {
 	PILUS_DROP_WRONG_NODE = 235,		/* Tunnel packet from a node that does not have its sender */
 	PILUS_DROP_OUTSIDE = 236,		/* No way out of the cluster yet */
 };
+
+/* services: an address, port and protocol that clients ask for -> the backends it stands for. Port 0 of protocol 0 is every
+ * port of the address that has no row of its own: nobody serves it. */
+struct pilus_service_key {		/* 24 bytes */
+	u32 family;			/* enum pilus_family */
+	struct pilus_address address;
+	__be16 port;
+	u8 protocol;			/* IPPROTO_TCP or IPPROTO_UDP */
+	u8 pad;
+};
+
+struct pilus_service {			/* 40 bytes */
+	struct pilus_service_key own;	/* the key again, written before what follows: see pilus_service_of */
+	u32 flags;			/* reserved */
+	u32 reserved;
+	u32 set;			/* of backends; 0: none */
+	u32 count;			/* how many that set has; 0: connections are refused */
+};
+
+/* backends: a set's number and a slot from 0 on -> where to. A set is never changed: other backends are another set. */
+struct pilus_backend_key {		/* 8 bytes */
+	u32 set;
+	u32 slot;
+};
+
+enum pilus_backend_state {
+	PILUS_BACKEND_ACTIVE = 1,
+	PILUS_BACKEND_TERMINATING = 2,	/* still serves, and takes new clients only where nobody else does */
+};
+
+struct pilus_backend {			/* 28 bytes */
+	struct pilus_backend_key own;	/* the key again, as in struct pilus_service */
+	struct pilus_address address;	/* of the service's family */
+	__be16 port;
+	u8 state;			/* enum pilus_backend_state */
+	u8 family;
+};
+
+/* reverse: a socket and the backend it was given -> what it had asked for, for recvmsg and getpeername. */
+struct pilus_reverse_key {		/* 32 bytes */
+	u64 cookie;			/* the socket's */
+	u32 family;
+	struct pilus_address address;
+	__be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+struct pilus_reverse {			/* 20 bytes */
+	struct pilus_address address;
+	__be16 port;
+	u16 pad;
+};
+
+/* Where a socket program is attached, and what came of it: socket_counts[hook * PILUS_SOCKET_RESULTS + result]. */
+enum pilus_socket_hook {
+	PILUS_SOCKET_CONNECT = 0,
+	PILUS_SOCKET_SEND = 1,		/* a datagram of a socket that is not connected */
+	PILUS_SOCKET_RECEIVE = 2,	/* a datagram whose sender is asked for */
+	PILUS_SOCKET_PEER = 3,		/* getpeername */
+};
+
+enum pilus_socket_result {
+	PILUS_SOCKET_UNTOUCHED = 0,	/* no service */
+	PILUS_SOCKET_TRANSLATED = 1,
+	PILUS_SOCKET_NO_BACKEND = 2,	/* refused: nobody is ready */
+	PILUS_SOCKET_NO_PORT = 3,	/* refused: the service's address, and a port that it does not have */
+	PILUS_SOCKET_STALE = 4,		/* refused: backends were replaced faster than they could be read */
+	PILUS_SOCKET_NO_REVERSE = 5,	/* counted besides: translated, but the way back could not be written down */
+};
+
+#define PILUS_SOCKET_RESULTS 8
+#define PILUS_SOCKET_COUNTS 32	/* four hooks */

@@ -82,7 +82,7 @@ pilus_always int pilus_may(struct pilus_packet *packet, const struct pilus_endpo
 	return packet->related ? 0 : pilus_judge(packet, endpoint, direction, peer, address, outside);
 }
 
-/* A pod of this node sends: to a pod here, to another node, to this host. */
+/* A pod of this node sends: to a pod here, to another node (a pod of it, or its router address), to this host. */
 pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
 	struct pilus_endpoint *from = pilus_endpoint_of(packet->family, &packet->source);
@@ -160,7 +160,7 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 	return 0;
 }
 
-/* Another node's pod sends to one of ours. */
+/* Another node sends, a pod of it or its own stack: to a pod of ours, or to this host's own stack. */
 pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
 	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
@@ -168,13 +168,11 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	struct pilus_pod_range *range;
 	int result;
 
-	if (!to)
-		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
-	pilus_stamp(flow, pilus_slot_at(to, NULL), pilus_slot_of(&packet->source));
+	pilus_stamp(flow, pilus_slot_at(to, &packet->destination), pilus_slot_of(&packet->source));
 	to = pilus_endpoint_of(packet->family, &packet->destination);
-	if (!to)
+	if (!to && !pilus_is_router(packet->family, &packet->destination, now))
 		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
-	if (flow->slot[1] != pilus_slot_at(to, NULL))
+	if (flow->slot[1] != pilus_slot_at(to, &packet->destination))
 		packet->uncached = 1;
 	range = pilus_pod_range_of(packet->family, &packet->source);
 	if (!range || range->flags & PILUS_IPCACHE_LOCAL)
@@ -186,15 +184,23 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 		if (known && known->identity)
 			packet->source_identity = known->identity;
 	}
+	flow->zone = PILUS_ZONE_OVERLAY_IN;
+	flow->outer = range->tunnel;
+	flow->vni = packet->source_identity;
+	if (!to) {
+		packet->destination_identity = PILUS_IDENTITY_HOST;
+		flow->path = PILUS_PATH_HOST;
+		pair->zone = PILUS_ZONE_HOST_OUT;
+		pair->link = now->tunnel_ifindex;
+		pilus_into_tunnel(pair, now, &range->tunnel, PILUS_IDENTITY_REMOTE_NODE);
+		return 0;
+	}
 	packet->destination_identity = to->identity;
 	result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
 	if (result)
 		return result;
 	if (!(to->flags & PILUS_ENDPOINT_READY))
 		return -PILUS_DROP_ENDPOINT_NOT_READY;
-	flow->zone = PILUS_ZONE_OVERLAY_IN;
-	flow->outer = range->tunnel;
-	flow->vni = packet->source_identity;
 	flow->endpoint = to->number;
 	pilus_into_pod(flow, to);
 	pair->zone = PILUS_ZONE_POD_OUT;
@@ -203,30 +209,46 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	return 0;
 }
 
-/* This host's own stack sends to a pod of ours: always let in, and answered whatever the pod's policy says. */
-pilus_always int pilus_decide_host(struct pilus_packet *packet, struct pilus_draft *drafted)
+/* This host's own stack sends: to a pod of ours, which it always may and which may answer whatever its policy says, or to
+ * another node's, which decides for itself. */
+pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
 	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
 	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
 
-	if (!to)
-		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
-	pilus_stamp(flow, pilus_slot_at(to, NULL), pilus_slot_of(&packet->source));
+	pilus_stamp(flow, pilus_slot_at(to, &packet->destination), pilus_slot_of(&packet->source));
 	to = pilus_endpoint_of(packet->family, &packet->destination);
-	if (!to)
-		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
-	if (flow->slot[1] != pilus_slot_at(to, NULL))
+	if (flow->slot[1] != pilus_slot_at(to, &packet->destination))
 		packet->uncached = 1;
-	if (!(to->flags & PILUS_ENDPOINT_READY))
-		return -PILUS_DROP_ENDPOINT_NOT_READY;
 	packet->source_identity = PILUS_IDENTITY_HOST;
-	packet->destination_identity = to->identity;
 	flow->zone = PILUS_ZONE_HOST_OUT;
-	flow->link = to->ifindex;
-	flow->endpoint = to->number;
-	pilus_into_pod(flow, to);
-	pair->zone = PILUS_ZONE_POD_OUT;
-	pair->link = to->ifindex;
 	pair->path = PILUS_PATH_HOST;
+	if (to) {
+		if (!(to->flags & PILUS_ENDPOINT_READY))
+			return -PILUS_DROP_ENDPOINT_NOT_READY;
+		packet->destination_identity = to->identity;
+		flow->link = to->ifindex;
+		flow->endpoint = to->number;
+		pilus_into_pod(flow, to);
+		pair->zone = PILUS_ZONE_POD_OUT;
+		pair->link = to->ifindex;
+	} else {
+		struct pilus_pod_range *range = pilus_pod_range_of(packet->family, &packet->destination);
+		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->destination);
+
+		if (!range || range->flags & PILUS_IPCACHE_LOCAL)
+			return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+		if (!(now->flags & PILUS_SETTING_TUNNEL) || range->tunnel_family != PILUS_FAMILY_IPV4)
+			return -PILUS_DROP_UNROUTABLE;
+		packet->destination_identity = PILUS_IDENTITY_UNKNOWN;
+		if (known)
+			packet->destination_identity = known->identity;
+		flow->link = now->tunnel_ifindex;
+		pilus_into_tunnel(flow, now, &range->tunnel, PILUS_IDENTITY_REMOTE_NODE);
+		flow->mtu = 0;		/* the link's own MTU has been held to by the stack */
+		pair->zone = PILUS_ZONE_OVERLAY_IN;
+		pair->outer = range->tunnel;
+		pair->vni = packet->destination_identity;
+	}
 	return 0;
 }

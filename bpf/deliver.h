@@ -35,8 +35,8 @@ pilus_always struct pilus_pod_range *pilus_pod_range_of(u32 family, const struct
 	return pod_ranges.lookup(&key);
 }
 
-/* To another node; the sender's identity travels as the tunnel's number. */
-pilus_always int pilus_encapsulate(struct __sk_buff *skb, u32 link, const struct pilus_address *node, u32 number)
+/* To which node a packet goes, and with which number: the sender's identity. */
+pilus_always int pilus_tunnel_key(struct __sk_buff *skb, const struct pilus_address *node, u32 number)
 {
 	struct bpf_tunnel_key key = {
 		.tunnel_id = number,
@@ -44,9 +44,15 @@ pilus_always int pilus_encapsulate(struct __sk_buff *skb, u32 link, const struct
 	};
 
 	key.remote_ipv4 = bpf_ntohl(node->word[0]);
-	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX))
-		return -PILUS_DROP_NO_TUNNEL_KEY;
-	return bpf_redirect(link, 0);
+	return bpf_skb_set_tunnel_key(skb, &key, sizeof(key), BPF_F_ZERO_CSUM_TX);
+}
+
+/* Whether an address is this host's own out of its pod range: the one that other nodes reach it by through the tunnel. */
+pilus_always bool pilus_is_router(u32 family, const struct pilus_address *address, const struct pilus_settings *now)
+{
+	if (family == PILUS_FAMILY_IPV4)
+		return address->word[0] == now->router_ipv4.word[0];
+	return pilus_same_address(address, &now->router_ipv6);
 }
 
 /* Whether an address is one of this host's own that pods may reach. */

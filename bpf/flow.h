@@ -183,7 +183,14 @@ pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *fl
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *ethernet = data;
 
-	if (flow->path == PILUS_PATH_HOST || hook == PILUS_HOOK_POD_TO)
+	if (hook == PILUS_HOOK_POD_TO)
+		return PILUS_ACT_OK;
+	if (hook == PILUS_HOOK_OVERLAY_TO)	/* already on the tunnel's link, and no hop on: all it lacks is the key */
+		return pilus_tunnel_key(skb, &flow->tunnel, flow->tunnel_id) ? -PILUS_DROP_NO_TUNNEL_KEY : PILUS_ACT_OK;
+	/* The tunnel's link saw another destination than its own and marked the packet as somebody else's. */
+	if (hook == PILUS_HOOK_OVERLAY_FROM)
+		bpf_skb_change_type(skb, PILUS_PACKET_HOST);
+	if (flow->path == PILUS_PATH_HOST)
 		return PILUS_ACT_OK;
 	if (family == PILUS_FAMILY_IPV4) {
 		struct iphdr *ip = data + PILUS_ETHERNET_LENGTH;
@@ -205,15 +212,14 @@ pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *fl
 	if (flow->path == PILUS_PATH_POD) {
 		pilus_copy_mac(ethernet->h_dest, flow->destination_mac);
 		pilus_copy_mac(ethernet->h_source, flow->source_mac);
-		/* The tunnel's link saw another destination than its own and marked the packet as somebody else's. */
-		if (hook == PILUS_HOOK_OVERLAY_FROM)
-			bpf_skb_change_type(skb, PILUS_PACKET_HOST);
 		/* Past the host's stack and the veth's queue; works at tc ingress alone. */
 		return bpf_redirect_peer(flow->ifindex, 0);
 	}
-	if (flow->path == PILUS_PATH_TUNNEL)
-		return pilus_encapsulate(skb, flow->ifindex, &flow->tunnel, flow->tunnel_id);
-	return -PILUS_DROP_UNROUTABLE;
+	if (flow->path != PILUS_PATH_TUNNEL)
+		return -PILUS_DROP_UNROUTABLE;
+	if (pilus_tunnel_key(skb, &flow->tunnel, flow->tunnel_id))
+		return -PILUS_DROP_NO_TUNNEL_KEY;
+	return bpf_redirect(flow->ifindex, 0);
 }
 
 /* The other direction's entry enters the same state. Rare: a connection's begin and end. */

@@ -37,6 +37,9 @@
 #ifndef PILUS_EMBRYONIC_SIZE
 #define PILUS_EMBRYONIC_SIZE 65536
 #endif
+#ifndef PILUS_FRAGMENTS_SIZE
+#define PILUS_FRAGMENTS_SIZE 16384
+#endif
 #ifndef PILUS_EVENTS_SIZE
 #define PILUS_EVENTS_SIZE 2097152
 #endif
@@ -97,6 +100,10 @@ PILUS_MAP("hash", struct pilus_flow_key, struct pilus_flow, flows, PILUS_FLOWS_S
 /* Written by the programs. Read for a packet that has no entry in flows.
  * Zone and tuple of a flow whose one side alone has spoken -> the same. A flood evicts what is in here, and nothing else. */
 PILUS_MAP("lru_hash", struct pilus_flow_key, struct pilus_flow, embryonic, PILUS_EMBRYONIC_SIZE, 0);
+
+/* Written and read by the programs, on the slow path.
+ * Link and place -> what a datagram's first fragment said. */
+PILUS_MAP("lru_hash", struct pilus_fragment_key, struct pilus_fragment, fragments, PILUS_FRAGMENTS_SIZE, 0);
 
 /* Written by the programs at a promotion; recounted by the observer's sweep.
  * Number of an endpoint -> how many entries of flows it holds. */

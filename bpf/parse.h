@@ -134,6 +134,19 @@ pilus_always int pilus_parse_l4(struct __sk_buff *skb, struct pilus_packet *pack
 	}
 }
 
+/* A whole packet, or a first fragment, which must have its whole header. What a later one is, fragment.h finds out. */
+pilus_always int pilus_parse_part(struct __sk_buff *skb, struct pilus_packet *packet)
+{
+	u32 wanted = packet->protocol == PILUS_IPPROTO_TCP ? sizeof(struct tcphdr) : 8;
+
+	if (packet->fragment == PILUS_FRAGMENT_LATER)
+		return 0;
+	/* The frame may be longer than its packet: what lies behind it is no header. */
+	if (packet->fragment && packet->l4_offset - PILUS_ETHERNET_LENGTH + wanted > packet->size)
+		return -PILUS_DROP_FRAGMENT;
+	return pilus_parse_l4(skb, packet);
+}
+
 pilus_always int pilus_parse_ipv4(struct __sk_buff *skb, struct pilus_packet *packet)
 {
 	void *data, *end;
@@ -157,10 +170,12 @@ pilus_always int pilus_parse_ipv4(struct __sk_buff *skb, struct pilus_packet *pa
 	packet->size = bpf_ntohs(ip->tot_len);
 	if (ip->ihl != 5)
 		return -PILUS_DROP_IP_OPTIONS;
-	if (ip->frag_off & bpf_htons(0x3fff))	/* more fragments, or an offset */
-		return -PILUS_DROP_FRAGMENT;
+	if (ip->frag_off & bpf_htons(0x3fff)) {	/* more fragments, or an offset */
+		packet->fragment = ip->frag_off & bpf_htons(0x1fff) ? PILUS_FRAGMENT_LATER : PILUS_FRAGMENT_FIRST;
+		packet->fragment_id = ip->id;
+	}
 	packet->l4_offset = PILUS_ETHERNET_LENGTH + sizeof(*ip);
-	return pilus_parse_l4(skb, packet);
+	return pilus_parse_part(skb, packet);
 }
 
 pilus_always int pilus_parse_ipv6(struct __sk_buff *skb, struct pilus_packet *packet)
@@ -189,8 +204,26 @@ pilus_always int pilus_parse_ipv6(struct __sk_buff *skb, struct pilus_packet *pa
 	for (int i = 0; i < PILUS_IPV6_EXTENSIONS; i++) {
 		u8 extension[2];
 
-		if (next == PILUS_IPV6_FRAGMENT)
-			return -PILUS_DROP_FRAGMENT;
+		if (next == PILUS_IPV6_FRAGMENT) {
+			struct {
+				u8 next, reserved;
+				__be16 offset;
+				__be32 id;
+			} fragment;
+
+			if (packet->fragment || bpf_skb_load_bytes(skb, offset, &fragment, sizeof(fragment)))
+				return -PILUS_DROP_INVALID_EXTENSION;
+			next = fragment.next;
+			offset += sizeof(fragment);
+			if (fragment.offset & bpf_htons(0xfff8))
+				packet->fragment = PILUS_FRAGMENT_LATER;
+			else if (fragment.offset & bpf_htons(1))
+				packet->fragment = PILUS_FRAGMENT_FIRST;
+			packet->fragment_id = fragment.id;
+			if (packet->fragment == PILUS_FRAGMENT_LATER)	/* what follows is no header */
+				break;
+			continue;
+		}
 		if (next == PILUS_IPV6_ROUTING)	/* type 0 lets a sender choose the way; nobody needs the others */
 			return -PILUS_DROP_INVALID_EXTENSION;
 		if (next != PILUS_IPV6_HOP_BY_HOP && next != PILUS_IPV6_DESTINATION)
@@ -202,7 +235,8 @@ pilus_always int pilus_parse_ipv6(struct __sk_buff *skb, struct pilus_packet *pa
 	}
 	packet->protocol = next;
 	packet->l4_offset = offset;
-	if (next == PILUS_IPV6_HOP_BY_HOP || next == PILUS_IPV6_DESTINATION || next == PILUS_IPV6_AUTHENTICATION)
+	if (next == PILUS_IPV6_HOP_BY_HOP || next == PILUS_IPV6_DESTINATION || next == PILUS_IPV6_AUTHENTICATION ||
+	    next == PILUS_IPV6_FRAGMENT || next == PILUS_IPV6_ROUTING)
 		return -PILUS_DROP_INVALID_EXTENSION;
-	return pilus_parse_l4(skb, packet);
+	return pilus_parse_part(skb, packet);
 }

@@ -4,8 +4,10 @@
  * hook that its connection began at), commit. Each stage is a tail call; what they tell each other is in scratch and draft.
  */
 #include "commit.h"
+#include "fragment.h"
 #include "neighbour.h"
 #include "related.h"
+#include "toobig.h"
 
 /* What an entry program could not pass; its reason is in scratch. */
 PILUS_TAIL(PILUS_CALL_DROP, drop)
@@ -41,6 +43,8 @@ PILUS_TAIL(PILUS_CALL_PARSE_IPV4, parse_ipv4)
 		return PILUS_ACT_SHOT;
 	result = pilus_parse_ipv4(skb, packet);
 	if (!result)
+		result = pilus_part(skb, packet);
+	if (!result)
 		result = pilus_arrive(skb, packet);
 	return pilus_exit(skb, packet, result);
 }
@@ -61,6 +65,8 @@ PILUS_TAIL(PILUS_CALL_PARSE_IPV6, parse_ipv6)
 			result = packet->zone == PILUS_ZONE_OVERLAY_IN ? -PILUS_DROP_FORBIDDEN_ICMP6 : -PILUS_DROP_HOUSEKEEPING;
 		}
 	}
+	if (!result)
+		result = pilus_part(skb, packet);
 	if (!result)
 		result = pilus_arrive(skb, packet);
 	return pilus_exit(skb, packet, result);
@@ -167,7 +173,7 @@ PILUS_TAIL(PILUS_CALL_ARRIVE_POD, arrive_pod)
 
 /* A tunnel packet counts only if the node that sent it has its sender, and the number it bears is an identity we know:
  * anybody on the underlay can write a VNI (CVE-2019-13119). It goes to a local pod or nowhere. */
-pilus_always int pilus_from_node(struct pilus_packet *packet)
+pilus_always int pilus_from_node(struct pilus_packet *packet, const struct pilus_settings *now)
 {
 	struct pilus_pod_range *range = pilus_pod_range_of(packet->family, &packet->source);
 	struct pilus_endpoint *to;
@@ -178,27 +184,35 @@ pilus_always int pilus_from_node(struct pilus_packet *packet)
 	    !pilus_same_address(&range->tunnel, &packet->outer))
 		return -PILUS_DROP_WRONG_NODE;
 	packet->source_identity = packet->vni;
-	/* Reserved numbers mean a node or the outside, and neither has an address in a pod range. Nothing sends them yet. */
-	if (packet->vni < 256)
-		return -PILUS_DROP_INVALID_VNI;
+	/* Of the reserved numbers only that of a node's own stack comes through the tunnel, and from no address but its router's. */
+	if (packet->vni < 256) {
+		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->source);
+
+		if (packet->vni != PILUS_IDENTITY_REMOTE_NODE || !known || !(known->flags & PILUS_IPCACHE_ROUTER) ||
+		    !pilus_same_address(&known->tunnel, &packet->outer))
+			return -PILUS_DROP_INVALID_VNI;
+	}
 	if (!identities.lookup(&packet->source_identity))
 		return -PILUS_DROP_UNKNOWN_IDENTITY;
 	to = pilus_endpoint_of(packet->family, &packet->destination);
-	if (!to)
-		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
-	packet->endpoint = to->number;
-	packet->destination_identity = to->identity;
-	return 0;
+	if (to) {
+		packet->endpoint = to->number;
+		packet->destination_identity = to->identity;
+		return 0;
+	}
+	return pilus_is_router(packet->family, &packet->destination, now) ? 0 : -PILUS_DROP_NO_LOCAL_ENDPOINT;
 }
 
 PILUS_TAIL(PILUS_CALL_ARRIVE_OVERLAY, arrive_overlay)
 {
 	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
 	int result;
 
-	if (!packet)
+	if (!packet || !now)
 		return PILUS_ACT_SHOT;
-	result = pilus_from_node(packet);
+	result = pilus_from_node(packet, now);
 	if (!result)
 		result = pilus_recall(skb, packet);
 	return pilus_exit(skb, packet, result);
@@ -207,14 +221,22 @@ PILUS_TAIL(PILUS_CALL_ARRIVE_OVERLAY, arrive_overlay)
 PILUS_TAIL(PILUS_CALL_ARRIVE_HOST, arrive_host)
 {
 	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
 	struct pilus_endpoint *to;
 	int result;
 
-	if (!packet)
+	if (!packet || !now)
 		return PILUS_ACT_SHOT;
 	if (skb->ingress_ifindex)
 		return pilus_exit(skb, packet, -PILUS_DROP_FORWARDED);
 	packet->source_identity = PILUS_IDENTITY_HOST;
+	if (packet->hook == PILUS_HOOK_OVERLAY_TO) {	/* the other node believes no other address */
+		result = -PILUS_DROP_INVALID_SOURCE_IP;
+		if (pilus_is_router(packet->family, &packet->source, now))
+			result = pilus_recall(skb, packet);
+		return pilus_exit(skb, packet, result);
+	}
 	to = pilus_endpoint_of(packet->family, &packet->destination);
 	if (!to || to->ifindex != skb->ifindex)
 		return pilus_exit(skb, packet, -PILUS_DROP_NO_LOCAL_ENDPOINT);
@@ -269,11 +291,12 @@ PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 {
 	struct pilus_packet *packet = pilus_scratch();
 	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
 	struct pilus_draft *drafted = draft.lookup(&zero);
 
-	if (!packet || !drafted)
+	if (!packet || !now || !drafted)
 		return PILUS_ACT_SHOT;
-	return pilus_decided(skb, packet, drafted, pilus_decide_host(packet, drafted));
+	return pilus_decided(skb, packet, drafted, pilus_decide_host(packet, now, drafted));
 }
 
 PILUS_TAIL(PILUS_CALL_COMMIT, commit)
@@ -288,8 +311,14 @@ PILUS_TAIL(PILUS_CALL_COMMIT, commit)
 	if (!packet || !now || !drafted)
 		return PILUS_ACT_SHOT;
 	own = packet->reply ? &drafted->pair : &drafted->flow;
-	if (packet->ttl <= 1 && own->path != PILUS_PATH_HOST && packet->hook != PILUS_HOOK_POD_TO)
+	if (packet->ttl <= 1 && own->path != PILUS_PATH_HOST && packet->zone != PILUS_ZONE_HOST_OUT)
 		return pilus_exit(skb, packet, -PILUS_DROP_TTL_EXCEEDED);
+	if (packet->zone == PILUS_ZONE_POD_OUT && own->mtu && packet->size > own->mtu &&
+	    pilus_wire_size(skb, packet->size, packet->headers) > own->mtu) {
+		packet->mtu = own->mtu;
+		calls.call(skb, PILUS_CALL_TOO_BIG);
+		return pilus_exit(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
+	}
 	if (!packet->uncached) {
 		if (packet->reply) {	/* as it came, not as it was expected */
 			own->vni = packet->vni;
@@ -303,4 +332,15 @@ PILUS_TAIL(PILUS_CALL_COMMIT, commit)
 	if (result >= 0 && !packet->uncached && (!packet->held || packet->denied))
 		pilus_report(skb, packet, 0);
 	return pilus_exit(skb, packet, result);
+}
+
+PILUS_TAIL(PILUS_CALL_TOO_BIG, too_big)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+
+	if (!packet || !now)
+		return PILUS_ACT_SHOT;
+	return pilus_answer_too_big(skb, packet, now);
 }

@@ -80,6 +80,48 @@ class AllocatedIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class ServicePort:
+    """A port of a Service, or of the endpoints behind it; they belong together by name and protocol."""
+
+    name: str
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A Service. `addresses` are its ClusterIPs: none if it is headless or a name for something outside."""
+
+    namespace: str
+    name: str
+    kind: str = "ClusterIP"
+    addresses: tuple[Address, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    local_only: bool = False  # internalTrafficPolicy: Local
+    affinity: bool = False  # sessionAffinity: ClientIP
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEndpoint:
+    """One endpoint of an EndpointSlice, with what its absent conditions mean already said."""
+
+    address: Address
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """A part of a Service's endpoints. `service` is namespace/name; empty if it belongs to none."""
+
+    service: str
+    ports: tuple[ServicePort, ...] = ()
+    endpoints: tuple[ServiceEndpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HostLinks:
     """What the datapath found or made on this node: needed to write `settings`."""
 

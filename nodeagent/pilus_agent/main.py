@@ -120,8 +120,8 @@ class Agent:
             while True:
                 self._publish(uid, addresses)
                 self._write_rules()
-                before = self.wiring.realised
-                await self.wiring.until(lambda before=before: self.wiring.realised != before, 3600)  # type: ignore[misc]
+                before = self.wiring.passes
+                await self.wiring.until(lambda before=before: self.wiring.passes != before, 3600)  # type: ignore[misc]
         finally:
             draining.cancel()
 
@@ -142,7 +142,7 @@ class Agent:
             path = endpoint_path(attachment.namespace, attachment.pod)
             self._publisher.want(path, cilium_endpoint(endpoint, self.wiring.labels_of(attachment), node))
         # A CiliumEndpoint goes with its pod: the pod owns it.
-        status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements())
+        status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements(self.wiring.unwritten))
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 
 

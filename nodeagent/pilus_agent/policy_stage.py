@@ -67,6 +67,7 @@ class PolicyStage:
         self._labels: dict[Identity, Labels] = {}
         self._ports: dict[Identity, NamedPorts] = {}
         self._endpoints: dict[str, Labels] = {}
+        self._realised: frozenset[tuple[str, int]] = frozenset()
         for number, labels in RESERVED.items():
             self._compiler.put_identity(number, labels)
         if settings.enable_policy != "never":
@@ -205,18 +206,27 @@ class PolicyStage:
 
     # -- what became of it -------------------------------------------------------------------------------------------------
 
-    def acknowledgements(self) -> list[Item]:
-        """For PilusNodeStatus."""
-        return [
-            {
-                "uid": held.uid,
-                "generation": held.generation,
-                "realised": not self._error(name),
-                "error": self._error(name),
-                "unenforced": list(self._unenforced.get(name, ())),
-            }
-            for name, held in sorted(self._objects.items())
-        ]
+    def acknowledgements(self, unwritten: str) -> list[Item]:
+        """For PilusNodeStatus. `unwritten` says why the tables could not be written, "" if they stand as decided: then what came
+        since the last time that they did is not realised."""
+        told = []
+        realised: set[tuple[str, int]] = set()
+        for name, held in sorted(self._objects.items()):
+            mark = (held.uid, held.generation)
+            error = self._error(name) or (unwritten if mark not in self._realised else "")
+            if not error:
+                realised.add(mark)
+            told.append(
+                {
+                    "uid": held.uid,
+                    "generation": held.generation,
+                    "realised": not error,
+                    "error": error,
+                    "unenforced": list(self._unenforced.get(name, ())),
+                }
+            )
+        self._realised = frozenset(realised)
+        return told
 
     def _error(self, name: str) -> str:
         if name in self._errors:

@@ -7,29 +7,30 @@ publishes what is realised, whatever has happened before.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from pilus_agent.attachments import key_of
 from pilus_agent.datapath.kernel import Kernel
+from pilus_agent.datapath.links import ROUTER_LINK, TUNNEL_LINK
 from pilus_agent.datapath.node import NodeLinks, NodePlan, audit, ensure_node
 from pilus_agent.desired.addresses import family, raw
 from pilus_agent.desired.endpoints import Endpoint, mac
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
 from pilus_agent.desired.nodes import RangeIndex, address_rows, believed_ranges, pod_range_rows, remote_ranges, tunnel_of
-from pilus_agent.diff.generations import EVERYTHING, endpoint_slot, raised
-from pilus_agent.diff.order import REMOVE_AT_ONCE, REMOVE_LATER, WRITE_ORDER, allowed
+from pilus_agent.diff.generations import endpoint_slot
+from pilus_agent.diff.order import WRITE_ORDER
 from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Node
 from pilus_agent.objects import routers_of
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.tables import Tables
+from pilus_agent.writer import Trouble, Troubles, Writer
 from pilus_api.identities import INIT, Identity
 from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels
 from pilus_api.settings import Settings
-from pilus_maps import KernelError
 
 _log = structlog.get_logger(__name__)
 
@@ -38,18 +39,8 @@ INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
 # enum pilus_setting
 _READY, _TUNNEL = 1, 2
-# Rows that a packet in flight may still read go this long after nothing points at them.
-_LINGER_SECONDS = 1.0
 _AUDIT_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """What could not be written, for `status`."""
-
-    what: str
-    message: str
 
 
 class Wiring:
@@ -68,19 +59,22 @@ class Wiring:
         self.labels: dict[str, Labels] = {}
         self.ranges = RangeIndex({})
         self.links: NodeLinks | None = None
-        self.trouble: dict[str, Trouble] = {}
+        self.troubles = Troubles()
         self.realised = 0
+        self.passes = 0
         self._revision = 0
         self.needed = needed
         self._given_up: set[str] = set()
         self._plan: NodePlan | None = None
+        self._made: NodePlan | None = None  # the plan that `links` came from
         self._nodes_changed = True
+        self._ranges_moved = True
         self._slices_changed: set[str] = set()
         self._relevant = IdentityFilter(settings.labels)
         self._changed = asyncio.Event()
+        self._writer = Writer(kernel, self.tables, self.troubles, self.policy.swept, self._changed.set)
         self._passed = asyncio.Condition()
         self._retry: asyncio.TimerHandle | None = None
-        self._to_raise: set[int] = {EVERYTHING}
 
     # -- facts in --------------------------------------------------------------------------------------------------------
 
@@ -135,6 +129,15 @@ class Wiring:
         self._changed.set()
 
     @property
+    def trouble(self) -> Mapping[str, Trouble]:
+        return self.troubles.held
+
+    @property
+    def unwritten(self) -> str:
+        """Why the last pass could not write all it wanted, "" if it could."""
+        return "; ".join(trouble.message for name, trouble in sorted(self.troubles.held.items()) if name in WRITE_ORDER)
+
+    @property
     def in_sync(self) -> bool:
         return self.needed <= self.facts.synced
 
@@ -178,8 +181,7 @@ class Wiring:
 
     async def run(self) -> None:
         """For ever."""
-        for table in WRITE_ORDER:
-            self.tables.trackers[table].hold_all(await self.kernel.call(self.kernel.read, table))
+        await self._writer.hold()
         self.policy.restore({name: self.tables.trackers[name].held for name in ("policies", "verdicts")}, self.tables)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._passes(), name="reconcile")
@@ -197,25 +199,26 @@ class Wiring:
                 self.realised = revision
             elif self._retry is None or self._retry.cancelled() or self._retry.when() <= asyncio.get_running_loop().time():
                 self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
+            self.passes += 1
             async with self._passed:
                 self._passed.notify_all()
 
     async def _pass(self) -> bool:
-        ranges = self._decide_nodes()
+        self._decide_nodes()
         if not await self._ensure_links():
             return False
         self._decide_endpoints()
-        self._decide_addresses(ranges)
+        self._decide_addresses()
         self._decide_settings()
-        return await self._write()
+        return await self._writer.write()
 
     # -- desired ---------------------------------------------------------------------------------------------------------
 
-    def _decide_nodes(self) -> bool:
-        """Whether ranges or nodes have moved."""
+    def _decide_nodes(self) -> None:
         if not self._nodes_changed:
-            return False
+            return
         self._nodes_changed = False
+        self._ranges_moved = True
         held, refused = believed_ranges(self.facts.nodes, self.node)
         for one in refused:
             _log.warning(
@@ -237,19 +240,21 @@ class Wiring:
             tunnel = self.settings.routing_mode == "tunnel"
             self._plan = NodePlan(underlay, routers_of(own.ranges), tuple(remote_ranges(held, self.node)), tunnel,
                                   self.settings.tunnel_port, self.settings.mtu)  # fmt: skip
-        return True
 
     async def _ensure_links(self) -> bool:
         plan = self._plan
         if plan is None:
-            self.trouble["links"] = Trouble("links", "this node has no pod range yet: the operator gives it one in its CiliumNode")
+            self.troubles.report("links", "this node has no pod range yet: the operator gives it one in its CiliumNode")
             return False
+        if plan == self._made:
+            return True
         try:
             self.links = await self.kernel.call(lambda: ensure_node(self.kernel.netlink(), self.kernel.datapath, plan))
         except Exception as error:  # noqa: BLE001  # the reconcile loop: whatever netlink says, it is told and tried again
-            self._report("links", f"this node's links can't be made: {error}")
+            self.troubles.report("links", f"this node's links can't be made: {error}")
             return False
-        self._resolve("links")
+        self._made = plan
+        self.troubles.resolve("links")
         return True
 
     def _decide_endpoints(self) -> None:
@@ -305,15 +310,16 @@ class Wiring:
             for address in attachment.addresses:
                 yield {"family": family(address), "address": raw(address)}, value
 
-    def _decide_addresses(self, nodes_changed: bool) -> None:
+    def _decide_addresses(self) -> None:
         keys = set(self.endpoints)
         for key in self.ipcache.origins(Strength.LOCAL_POD) - keys:
             self.ipcache.withdraw((Strength.LOCAL_POD, key))
         for key, endpoint in self.endpoints.items():
             rows = local_rows(endpoint.attachment, endpoint.identity) if endpoint.identity else ()
             self.ipcache.put((Strength.LOCAL_POD, key), rows)
-        names = set(self.facts.slices) if nodes_changed else self._slices_changed
-        for name in names | self._slices_changed:
+        names = self._slices_changed | (set(self.facts.slices) if self._ranges_moved else set())
+        self._ranges_moved = False
+        for name in names:
             held = self.facts.slices.get(name)
             rows = slice_rows(held, self.ranges, self.facts.nodes, self.node) if held else ()
             self.ipcache.put((Strength.SLICE, name), rows)
@@ -341,123 +347,31 @@ class Wiring:
                 value.setdefault(f"{name}_ipv{address.version}", raw(address))
         self.tables.want("settings", 0, value)
 
-    # -- datapath --------------------------------------------------------------------------------------------------------
-
-    async def _write(self) -> bool:
-        failed: set[str] = set()
-        for table in WRITE_ORDER:
-            tracker = self.tables.trackers[table]
-            if not tracker.updates:
-                continue
-            if not allowed(table, frozenset(failed)):
-                failed.add(table)
-                continue
-            rows = dict(tracker.updates)
-            self._note_raised(table, rows, rows)
-            try:
-                tracker.wrote(await self.kernel.call(self.kernel.write, table, rows))
-            except KernelError as error:
-                failed.add(table)
-                self._report(table, f"the table {table} can't be written: {error}; what was enforced stays so")
-                tracker.hold_all(await self.kernel.call(self.kernel.read, table))
-                continue
-            self._resolve(table)
-        for table in REMOVE_AT_ONCE:
-            await self._remove(table, failed)
-        if not await self._raise_generations():
-            failed.add("generation")
-        if any(self.tables.trackers[table].deletes for table in REMOVE_LATER) and not failed:
-            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._sweep)
-        return not failed
-
-    async def _remove(self, table: str, failed: set[str]) -> None:
-        tracker = self.tables.trackers[table]
-        if not tracker.deletes:
-            return
-        keys = list(tracker.deletes)
-        self._note_raised(table, keys, {})
-        try:
-            await self.kernel.call(self.kernel.remove, table, keys)
-            tracker.removed(keys)
-        except KernelError as error:
-            failed.add(table)
-            self._report(table, f"rows of the table {table} can't be removed: {error}")
-
-    def _sweep(self) -> None:
-        self._sweeping = asyncio.create_task(self._sweep_rows(), name="sweep tables")
-
-    async def _sweep_rows(self) -> None:
-        """What was unwanted a second ago and still is."""
-        failed: set[str] = set()
-        for table in REMOVE_LATER:
-            await self._remove(table, failed)
-        if not failed:
-            self.policy.swept()
-
-    def _note_raised(self, table: str, keys: Iterable[bytes], rows: Mapping[bytes, bytes]) -> None:
-        """Remember the generations that these rows raise, with what is held of them still the old."""
-        layout, tracker = self.tables.layouts[table], self.tables.trackers[table]
-        if table == "peers":
-            self._raise_policies(keys)
-            return
-        for key in keys:
-            values = [layout.value.decode(row) for row in (tracker.held.get(key), rows.get(key)) if row is not None]
-            where = {} if layout.key.bare else layout.key.decode(key)
-            self._to_raise |= raised(table, where, values)
-
-    def _raise_policies(self, keys: Iterable[bytes]) -> None:
-        """A class that changes within a policy: every endpoint that has the policy decides anew. A new row changes no flow: an
-        identity without a row in `identities` was dropped, and one with a row had the default class."""
-        layout, held = self.tables.layouts["peers"].key, self.tables.trackers["peers"].held
-        numbers = {layout.decode(key)["policy"] for key in keys if key in held}
-        if not numbers:
-            return
-        endpoints = self.tables.layouts["endpoints"].value
-        for row in self.tables.trackers["endpoints"].wanted.values():
-            value = endpoints.decode(row)
-            if value["policy"] in numbers:
-                self._to_raise.add(value["slot"])
-
-    async def _raise_generations(self) -> bool:
-        """Flows decide anew where something has moved. After a start everything counts as moved: an earlier agent may have died
-        between writing and raising."""
-        slots = sorted(self._to_raise)
-        if not slots:
-            return True
-        try:
-            await self.kernel.call(self.kernel.raise_generations, slots)
-        except KernelError as error:
-            self._report("generation", f"open connections can't be made to decide anew: {error}")
-            return False
-        self._to_raise.difference_update(slots)
-        self._resolve("generation")
-        return True
+    # -- audit -----------------------------------------------------------------------------------------------------------
 
     async def _audits(self) -> None:
+        """Every second: is everything still attached, and every link there? What is not comes back."""
         while True:
             await asyncio.sleep(_AUDIT_SECONDS)
-            if self.links is None:
+            if self._made is None:
                 continue
             try:
-                repaired = await self.kernel.call(lambda: audit(self.kernel.netlink(), self.kernel.datapath))
+                repaired, missing = await self.kernel.call(self._audit)
             except Exception as error:  # noqa: BLE001  # the guard of an eternal task
-                self._report("audit", f"filters can't be looked at: {error}")
+                self.troubles.report("audit", f"filters can't be looked at: {error}")
                 continue
-            self._resolve("audit")
+            self.troubles.resolve("audit")
             if repaired:
                 _log.warning("filters were missing or old, put back", links=repaired)
-            plan = self._plan
-            if plan and plan.tunnel and not await self.kernel.call(lambda: self.kernel.netlink().index("pilus_vxlan")):
+            if missing:
+                _log.warning("links of this node were missing, made again", links=missing)
+                self._made = None
                 self._changed.set()
 
-    def _report(self, what: str, message: str) -> None:
-        if what not in self.trouble or self.trouble[what].message != message:
-            _log.error("not as wanted, trying again", what=what, error=message)
-        self.trouble[what] = Trouble(what, message)
-
-    def _resolve(self, what: str) -> None:
-        if self.trouble.pop(what, None):
-            _log.info("as wanted again", what=what)
+    def _audit(self) -> tuple[list[str], list[str]]:
+        netlink = self.kernel.netlink()
+        wanted = [ROUTER_LINK, TUNNEL_LINK] if self.settings.routing_mode == "tunnel" else [ROUTER_LINK]
+        return audit(netlink, self.kernel.datapath), [name for name in wanted if not netlink.index(name)]
 
 
 def _put(held: dict[str, Any], key: str, fact: Any) -> None:

@@ -1,7 +1,8 @@
 """Records and bytes: a struct of bpf/abi.h, as the loader describes it, packed and unpacked.
 
 A record is a dict by field name; fields left out are zero, names that are not there are an error. A byte array and an address
-are bytes; an array of numbers is a tuple; a number is host endian whatever the struct says.
+are bytes; an array of numbers is a tuple; a number is host endian whatever the struct says. A struct in a struct is read as
+bytes, and may be given as bytes or as a record.
 """
 
 import struct
@@ -40,6 +41,10 @@ class Layout:
     def _known(self) -> frozenset[str]:
         return frozenset(self.names)
 
+    @cached_property
+    def _inner(self) -> dict[str, "Layout"]:
+        return {field["name"]: Layout(field) for field in self._fields if field["fields"] is not None}
+
     def encode(self, record: "Record | int") -> bytes:
         if isinstance(record, int):
             record = {"": record}
@@ -49,7 +54,9 @@ class Layout:
         for field in self._fields:
             value = record.get(field["name"])
             count, size = field["count"], field["size"]
-            if field["fields"] is not None or (size == 1 and count):
+            if isinstance(value, Mapping):
+                values.append(self._inner[field["name"]].encode(value))
+            elif field["fields"] is not None or (size == 1 and count):
                 values.append(value or b"")
             elif count:
                 numbers = value or (0,) * count

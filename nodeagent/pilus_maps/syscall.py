@@ -17,6 +17,7 @@ _NUMBER: Final = {"x86_64": 321, "aarch64": 280}
 _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 1, 2, 3, 4
 _OBJ_PIN, _OBJ_GET, _PROG_TEST_RUN = 6, 7, 10
 _OBJ_GET_INFO_BY_FD = 15
+_LINK_CREATE, _LINK_UPDATE = 28, 29
 _MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _MAP_DELETE_BATCH = 24, 26, 27
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -183,3 +184,29 @@ def program_instructions(fd: int) -> bytes:
     packed = struct.pack("=IIQ", fd, len(info), _address(info))
     _bpf(_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(packed, len(packed)), "program instructions")
     return room.raw
+
+
+def pin(fd: int, path: str) -> None:
+    name = ctypes.create_string_buffer(path.encode())
+    _bpf(_OBJ_PIN, ctypes.create_string_buffer(struct.pack("=QII", _address(name), fd, 0), 16), f"can't pin {path}")
+
+
+def link_create(program: int, target: int, place: int) -> int:
+    """Attach a program (5.7): the descriptor of the link. `target` is a cgroup's folder, `place` an enum bpf_attach_type."""
+    packed = struct.pack("=IIII", program, target, place, 0)
+    return _bpf(_LINK_CREATE, ctypes.create_string_buffer(packed, 48), "can't attach a program to the cgroup")
+
+
+def link_update(link: int, program: int) -> None:
+    """Another program in the same place, at once."""
+    packed = struct.pack("=IIII", link, program, 0, 0)
+    _bpf(_LINK_UPDATE, ctypes.create_string_buffer(packed, 48), "can't replace a program of the cgroup")
+
+
+def link_info(link: int) -> dict[str, int]:
+    """Of a cgroup's link. `cgroup` is its folder's inode; 0: the folder is gone, and the link with it."""
+    info = ctypes.create_string_buffer(256)
+    packed = struct.pack("=IIQ", link, len(info), _address(info))
+    _bpf(_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(packed, len(packed)), "link info")
+    kind, number, program, _, cgroup, place = struct.unpack_from("=IIIIQI", info.raw, 0)
+    return {"type": kind, "id": number, "program": program, "cgroup": cgroup, "attach": place}

@@ -17,15 +17,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scapy.packet import Packet
+from scapy.packet import Packet  # noqa: E402
+from tests.packets.harness.actors import CLIENT, FAR, THERE, WEB  # noqa: E402
+from tests.packets.harness.frames import from_pod, raw, router, tcp, to_pod, tunnelled, udp  # noqa: E402
+from tests.packets.harness.node import Node  # noqa: E402
+from tests.packets.harness.scenario import FromHost, FromPod, FromTunnel, Point  # noqa: E402
+from tests.packets.harness.testrun import TestRun  # noqa: E402
 
-from pilus_agent.datapath.programs import ensure_loaded
-from pilus_maps import Datapath
-from tests.packets.harness.actors import CLIENT, FAR, THERE, WEB
-from tests.packets.harness.frames import from_pod, raw, router, tcp, to_pod, tunnelled, udp
-from tests.packets.harness.node import Node
-from tests.packets.harness.scenario import FromHost, FromPod, FromTunnel, Point
-from tests.packets.harness.testrun import TestRun
+from pilus_agent.datapath.programs import ensure_loaded  # noqa: E402
+from pilus_maps import Datapath  # noqa: E402
 
 GOAL = 2.0
 SLOW = "slow path (a SYN)"
@@ -84,16 +84,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pilus-bench-") as name:
         folder = Path(name)
         try:
-            with ensure_loaded(pins[0], folder / "datapath.json", folder, {}) as datapath, baseline(pins[1], folder) as compared:
-                with TestRun(Node(datapath)) as harness:
-                    for family in (4, 6):
-                        found = measure(harness, compared, family)
-                        empty, lookup = found["nothing"], found["one_lookup"]
-                        for what, cost in found.items():
-                            print(json.dumps({"family": family, "what": what, "ns": cost, "times_empty": round(cost / empty, 2),
-                                              "times_one_lookup": round(cost / lookup, 2)}))  # fmt: skip
-                            if what != SLOW:
-                                worst = max(worst, cost / lookup)
+            with (
+                ensure_loaded(pins[0], folder / "datapath.json", folder, {}) as datapath,
+                baseline(pins[1], folder) as compared,
+                TestRun(Node(datapath)) as harness,
+            ):
+                for family in (4, 6):
+                    found = measure(harness, compared, family)
+                    empty, lookup = found["nothing"], found["one_lookup"]
+                    for what, cost in found.items():
+                        print(json.dumps({"family": family, "what": what, "ns": cost, "times_empty": round(cost / empty, 2),
+                                          "times_one_lookup": round(cost / lookup, 2)}))  # fmt: skip
+                        if what != SLOW:
+                            worst = max(worst, cost / lookup)
         finally:
             for one in pins:
                 shutil.rmtree(one, ignore_errors=True)

@@ -20,13 +20,23 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 DESCRIPTION_VERSION = 1
 # The headers that bcc's own preamble asks for: all of them are the kernel's types, which the BTF has.
-_HEADERS = ["linux/bpf.h", "uapi/linux/bpf.h", "linux/types.h", "linux/if_packet.h", "uapi/linux/if_packet.h", "linux/workqueue.h", "linux/bpf_common.h", "linux/stddef.h", "linux/log2.h", "asm/types.h", "asm/page.h"]
+_HEADERS = (
+    "linux/bpf.h", "uapi/linux/bpf.h", "linux/types.h", "linux/if_packet.h", "uapi/linux/if_packet.h", "linux/workqueue.h",
+    "linux/bpf_common.h", "linux/stddef.h", "linux/log2.h", "asm/types.h", "asm/page.h",
+)  # fmt: skip
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "s32": 4, "s64": 8, "__be16": 2, "__be32": 4, "__be64": 8}
 _TYPES = {"sched_cls": "SCHED_CLS"}
+# enum bpf_attach_type of linux/bpf.h: a socket program is loaded for one place. bcc has no name for their kind.
+_CGROUP_SOCK_ADDR = 18
+_ATTACH = {
+    "cgroup_inet4_connect": 10, "cgroup_inet6_connect": 11, "cgroup_udp4_sendmsg": 14, "cgroup_udp6_sendmsg": 15,
+    "cgroup_udp4_recvmsg": 19, "cgroup_udp6_recvmsg": 20, "cgroup_inet4_getpeername": 29, "cgroup_inet6_getpeername": 30,
+}  # fmt: skip
 
 
 class LoaderError(Exception):
@@ -130,7 +140,8 @@ def read_maps(text: str, structs: dict[str, dict], config: dict[str, int]) -> di
         if bare in structs:
             return {key: structs[bare][key] for key in ("size", "fields")}
         size = _SIZES[bare]
-        return {"size": size, "fields": [{"name": "", "offset": 0, "size": size, "count": 0, "network": bare.startswith("__be"), "fields": None}]}
+        field = {"name": "", "offset": 0, "size": size, "count": 0, "network": bare.startswith("__be"), "fields": None}
+        return {"size": size, "fields": [field]}
 
     pattern = r'^PILUS_MAP\(\s*"(\w+)",\s*([\w ]+),\s*([\w ]+),\s*(\w+),\s*(\w+),\s*(\w+)\s*\);'
     for kind, key, value, name, size, flags in re.findall(pattern, text, flags=re.MULTILINE):
@@ -147,7 +158,7 @@ def read_maps(text: str, structs: dict[str, dict], config: dict[str, int]) -> di
 
 def read_programs(text: str, constants: dict[str, int]) -> tuple[dict[str, str], dict[str, int]]:
     """Entry programs with their types, and tail calls with their slots."""
-    programs = {name: kind for kind, name in re.findall(r"^PILUS_PROGRAM\((\w+), (\w+)\)", text, flags=re.MULTILINE)}
+    programs = {name: kind for kind, name in re.findall(r"^PILUS_(?:PROGRAM|SOCKET)\((\w+), (\w+)\)", text, flags=re.MULTILINE)}
     tails = {name: constants[slot] for slot, name in re.findall(r"^PILUS_TAIL\((\w+), (\w+)\)", text, flags=re.MULTILINE)}
     return programs, tails
 
@@ -182,7 +193,7 @@ def kernel_tree(cache: Path) -> Path:
     return root
 
 
-def compile_and_load(text: str, described: dict, headers: Path, programs: Path, constants: dict[str, int]) -> None:
+def compile_and_load(text: str, described: dict, headers: Path, programs: Path) -> None:
     """Compile, load, check the layouts against the compiler's, pin the programs. Raises LoaderError."""
     os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     from bcc import BPF, lib  # noqa: PLC0415  # takes 0.3 s, which an unchanged load does not need
@@ -200,12 +211,19 @@ def compile_and_load(text: str, described: dict, headers: Path, programs: Path, 
                            ("value", lib.bpf_table_leaf_size(module.module, name.encode()))):  # fmt: skip
             if held["type"] != "ringbuf" and held[side]["size"] != size:
                 raise LoaderError(f"map {name}: the {side} has {held[side]['size']} bytes as read, {size} as compiled")
-    loaded = {}
-    for name, held in described["programs"].items():
-        loaded[name] = module.load_func(name, getattr(BPF, _TYPES[held["type"]]))
+
+    def accepted(name: str, kind: str) -> Any:
+        try:
+            if kind in _ATTACH:
+                return module.load_func(name, _CGROUP_SOCK_ADDR, attach_type=_ATTACH[kind])
+            return module.load_func(name, getattr(BPF, _TYPES[kind]))
+        except Exception as error:  # bcc's own again; the verifier's log is on standard error, its last lines say where
+            raise LoaderError(f"the kernel refuses the program {name} ({error}); its log is above") from error
+
+    loaded = {name: accepted(name, held["type"]) for name, held in described["programs"].items()}
     calls = module[described["calls"]] if described["tails"] else None
     for name, slot in described["tails"].items():
-        loaded[name] = module.load_func(name, BPF.SCHED_CLS)
+        loaded[name] = accepted(name, "sched_cls")
         calls[calls.Key(slot)] = calls.Leaf(loaded[name].fd)
     programs.mkdir(parents=True, exist_ok=True)
     for name, program in loaded.items():
@@ -220,10 +238,11 @@ def describe(source: Path, pins: Path, config: dict[str, int]) -> tuple[str, dic
     """The text to compile, and everything that user space has to know of it but the programs' sizes."""
     raw = flatten(source)
     text = without_comments(raw)
-    enums = read_enums(text)
+    shared = "".join(re.findall(r'^#line 1 "abi\.h"$(.*?)(?=^#line|\Z)', text, flags=re.DOTALL | re.MULTILINE))
+    enums = read_enums(shared)
     constants = {name: number for enum in enums.values() for name, number in enum.items()}
     constants |= {name: int(value) for name, value in re.findall(r"^#define (PILUS_\w+) (\d+)[ \t]*$", text, flags=re.MULTILINE)}
-    structs = read_structs(text, constants)
+    structs = read_structs(shared, constants)
     maps = read_maps(text, structs, constants | config)
     programs, tails = read_programs(text, constants)
     digest = hashlib.sha256()
@@ -244,7 +263,11 @@ def describe(source: Path, pins: Path, config: dict[str, int]) -> tuple[str, dic
         "maps": maps,
         "calls": next((key for key, held in maps.items() if held["type"] == "prog"), None),
         "tails": tails,
-        "programs": {key: {"type": kind, "pin": str(pins / "programs" / name / key)} for key, kind in programs.items()},
+        "programs": {
+            # `attach`: 0 for what is attached by a filter, which says itself where.
+            key: {"type": kind, "attach": _ATTACH.get(kind, 0), "pin": str(pins / "programs" / name / key)}
+            for key, kind in programs.items()
+        },
     }
     return raw, described
 
@@ -252,12 +275,13 @@ def describe(source: Path, pins: Path, config: dict[str, int]) -> tuple[str, dic
 def complete(described: dict) -> bool:
     """Whether everything described is pinned."""
     places = [held["pin"] for kind in ("maps", "programs") for held in described[kind].values()]
-    return bool(places) and all(os.path.exists(place) for place in places)
+    return bool(places) and all(Path(place).exists() for place in places)
 
 
 def load(source: Path, pins: Path, description: Path, cache: Path, config: dict[str, int]) -> dict:
     """See the module. Returns the description. Raises LoaderError."""
-    if subprocess.run(["stat", "-f", "-c", "%T", str(pins.parent)], capture_output=True, text=True, check=False).stdout.strip() != "bpf_fs":
+    kind = subprocess.run(["stat", "-f", "-c", "%T", str(pins.parent)], capture_output=True, text=True, check=False)
+    if kind.stdout.strip() != "bpf_fs":
         raise LoaderError(f"{pins.parent} is not on a BPF file system: mount -t bpf bpf /sys/fs/bpf")
     for folder in (pins / "maps", pins / "programs", description.parent, cache):
         folder.mkdir(parents=True, exist_ok=True)
@@ -268,7 +292,7 @@ def load(source: Path, pins: Path, description: Path, cache: Path, config: dict[
         if programs.exists():  # a load that was interrupted
             shutil.rmtree(programs)
         programs.mkdir()
-        compile_and_load(text, described, kernel_tree(cache), programs, described["config"])
+        compile_and_load(text, described, kernel_tree(cache), programs)
     scratch = description.with_suffix(".new")
     scratch.write_text(json.dumps(described, indent=1))
     scratch.replace(description)
@@ -287,7 +311,8 @@ def main() -> int:
     with (wanted.description.parent / f".{wanted.description.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            described = load(wanted.source.absolute(), wanted.pins, wanted.description.absolute(), wanted.cache.absolute(), wanted.config)
+            source, description, cache = (path.absolute() for path in (wanted.source, wanted.description, wanted.cache))
+            described = load(source, wanted.pins, description, cache, wanted.config)
         except LoaderError as error:
             print(f"loader: {error}", file=sys.stderr)
             return 1

@@ -7,15 +7,17 @@ a second after nothing points at it any more.
 
 from typing import Final
 
-WRITE_ORDER: Final = ("verdicts", "peers", "cidrs", "policies", "identities", "pod_ranges", "ipcache", "endpoints", "settings")
-REMOVE_AT_ONCE: Final = ("endpoints", "ipcache", "pod_ranges", "identities")
-REMOVE_LATER: Final = ("policies", "peers", "cidrs", "verdicts")
+WRITE_ORDER: Final = ("verdicts", "peers", "cidrs", "policies", "identities", "pod_ranges", "ipcache", "endpoints", "backends",
+                      "services", "settings")  # fmt: skip
+REMOVE_AT_ONCE: Final = ("services", "endpoints", "ipcache", "pod_ranges", "identities")
+REMOVE_LATER: Final = ("policies", "peers", "cidrs", "verdicts", "backends")
 
 # A table that could not be written keeps these from being written: they would point at what is not there.
 DEPENDS: Final = {
     "policies": frozenset({"verdicts", "peers", "cidrs"}),
     "identities": frozenset({"peers"}),
     "endpoints": frozenset({"policies"}),
+    "services": frozenset({"backends"}),
 }
 
 

@@ -35,8 +35,14 @@ class Pod:
 
 
 def _node(name: str, number: int, local: bool = False) -> NodeActor:
-    return NodeActor(name, f"192.0.2.{number}", f"02:00:00:00:01:{number:02x}",
-                     {4: f"10.0.{number}.0/24", 6: f"fd00:10:{number}::/64"}, {4: f"10.0.{number}.1", 6: f"fd00:10:{number}::1"}, local)  # fmt: skip
+    return NodeActor(
+        name=name,
+        underlay=f"192.0.2.{number}",
+        mac=f"02:00:00:00:01:{number:02x}",
+        ranges={4: f"10.0.{number}.0/24", 6: f"fd00:10:{number}::/64"},
+        routers={4: f"10.0.{number}.1", 6: f"fd00:10:{number}::1"},
+        local=local,
+    )
 
 
 def _pod(name: str, node: NodeActor, last: int, identity: int) -> Pod:

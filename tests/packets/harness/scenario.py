@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
@@ -34,7 +34,16 @@ class FromTunnel:
     vni: int
 
 
-Point = FromPod | FromHost | FromTunnel
+@dataclass(frozen=True, slots=True)
+class FromStack:
+    """This host's own stack sends it into the tunnel; with `forwarded` it came in by another link first."""
+
+    forwarded: bool = False
+
+
+Point = FromPod | FromHost | FromTunnel | FromStack
+HOOKS: Final = {FromPod: "PILUS_HOOK_POD_FROM", FromHost: "PILUS_HOOK_POD_TO", FromTunnel: "PILUS_HOOK_OVERLAY_FROM",
+                FromStack: "PILUS_HOOK_OVERLAY_TO"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +71,11 @@ class Tunnelled:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Something comes back to the pod that sent."""
+    """Something comes back to the pod that sent; with a reason, its packet is counted as dropped all the same."""
 
     pod: Pod
     frame: bytes
+    reason: str = ""
 
 
 Expectation = Dropped | Delivered | ToHost | Tunnelled | Answered
@@ -116,7 +126,8 @@ def check(node: Node, step: Step, out: Outcome) -> None:
         case Delivered(pod, frame):
             assert (out.verdict, out.to) == ("delivered", pod.name), f"expected delivered {pod.name}, got {got}{sent}"
             assert out.frame == frame, _differs(step, frame, out.frame)
-        case Answered(pod, frame):
+        case Answered(pod, frame, reason):
+            assert out.reason == (node.reason(reason) if reason else 0), f"expected {reason or 'no reason'}, got {got}{sent}"
             assert (out.verdict, out.to) == ("answered", pod.name), f"expected an answer to {pod.name}, got {got}{sent}"
             assert out.frame == frame, _differs(step, frame, out.frame)
         case Tunnelled(to, vni, frame):

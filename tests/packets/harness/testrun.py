@@ -9,7 +9,7 @@ from pyroute2 import IPRoute
 from tests.packets.harness import netns
 from tests.packets.harness.actors import LOCAL_PODS, mac_bytes, packed
 from tests.packets.harness.node import Node
-from tests.packets.harness.scenario import FromHost, FromPod, Outcome, Point
+from tests.packets.harness.scenario import HOOKS, FromHost, FromPod, FromStack, Outcome, Point
 
 _OK, _SHOT, _REDIRECT = 0, 2, 7
 OVERLAY_BODY = "overlay_body"
@@ -45,16 +45,16 @@ class TestRun:
                 came = self.node.uplink_ifindex if at.forwarded else 0
                 program = datapath.program("pod_to")
                 return program.test_run(frame, ifindex=self.node.links[at.pod.name], ingress_ifindex=came, repeat=repeat)
+            if isinstance(at, FromStack):
+                came = self.node.uplink_ifindex if at.forwarded else 0
+                program = datapath.program("overlay_to")
+                return program.test_run(frame, ifindex=self.node.tunnel_ifindex, ingress_ifindex=came, repeat=repeat)
             key = {"hook": self.node.hooks["PILUS_HOOK_OVERLAY_FROM"], "vni": at.vni, "outer": packed(at.node.underlay)}
             datapath.map("scratch").update(0, key)
             return datapath.program(OVERLAY_BODY).test_run(frame, ifindex=self.node.tunnel_ifindex, repeat=repeat)
 
     def send(self, at: Point, frame: bytes) -> Outcome:
-        hook = self.node.hooks[
-            {"FromPod": "PILUS_HOOK_POD_FROM", "FromHost": "PILUS_HOOK_POD_TO", "FromTunnel": "PILUS_HOOK_OVERLAY_FROM"}[
-                type(at).__name__
-            ]
-        ]
+        hook = self.node.hooks[HOOKS[type(at)]]
         before = self.node.counters()
         self.node.events()
         verdict, after, _ = self.run(at, frame)
@@ -62,17 +62,20 @@ class TestRun:
         assert list(counted.values()) == [1], f"one packet, counted {counted}"
         (where, reason) = next(iter(counted))
         assert where == hook, f"counted at hook {where}, not {hook}"
-        assert (verdict == _SHOT) == bool(reason), f"action {verdict} with reason {reason}"
+        too_big = reason == self.node.reason("TOO_BIG")
+        assert (verdict == _SHOT) == (bool(reason) and not too_big), f"action {verdict} with reason {reason}"
         events = self.node.events()
         if verdict == _SHOT:
             return Outcome("dropped", reason, "", after, None, events)
         if verdict == _OK:
             if isinstance(at, FromHost):
                 return Outcome("delivered", 0, at.pod.name, after, None, events)
+            if isinstance(at, FromStack):
+                return Outcome("tunnelled", 0, "", after, None, events)
             return Outcome("host", 0, "host", after, None, events)
         assert verdict == _REDIRECT, f"action {verdict}"
         for pod in LOCAL_PODS:
             if after[:6] == mac_bytes(pod.mac):
                 same = isinstance(at, FromPod) and at.pod is pod
-                return Outcome("answered" if same else "delivered", 0, pod.name, after, None, events)
+                return Outcome("answered" if same else "delivered", reason, pod.name, after, None, events)
         return Outcome("tunnelled", 0, "", after, None, events)

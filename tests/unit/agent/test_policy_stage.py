@@ -137,7 +137,7 @@ def test_an_object_that_makes_no_sense_leaves_what_it_said_before(stage: PolicyS
     before = decide(stage, tables)
     stage.put("cnp", "default/let", policy("let", {"ingress": [{}]}, generation=2))
     assert decide(stage, tables) == before
-    told = stage.acknowledgements()
+    told = stage.acknowledgements("")
     assert [(one["generation"], one["realised"]) for one in told] == [(2, False)]
     assert "endpointSelector" in told[0]["error"]
     assert any("endpointSelector" in check["message"] for check in stage.checks())
