@@ -347,7 +347,7 @@ struct pilus_event {			/* 96 bytes */
 };
 
 struct pilus_bucket_key {		/* 8 bytes */
-	u32 ifindex;
+	u32 ifindex;			/* or 1 << 31 and an endpoint's number */
 	u32 reason;
 };
 

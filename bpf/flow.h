@@ -10,6 +10,7 @@
 #define PILUS_TCP_SYN 0x02
 #define PILUS_TCP_RST 0x04
 #define PILUS_TCP_ACK 0x10
+#define PILUS_HOP_LIMIT 7	/* where it is in an IPv6 header */
 #define PILUS_SLOW (-1)		/* no reason: the slow path finds one */
 
 /* Seconds of CLOCK_MONOTONIC_COARSE. A multiplication instead of a division by 1e9: 1 s a year off, 5 ns less. */
@@ -207,7 +208,19 @@ pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *fl
 
 		if ((void *)(ip + 1) > end)
 			return -PILUS_DROP_WRITE_ERROR;
-		ip->hop_limit--;
+		if (hook == PILUS_HOOK_OVERLAY_FROM) {
+			u8 hops = ip->hop_limit - 1;
+
+			/* A network card may have summed the whole packet (CHECKSUM_COMPLETE); IPv6 has no header checksum that
+			 * would make up for the change. */
+			if (bpf_skb_store_bytes(skb, PILUS_ETHERNET_LENGTH + PILUS_HOP_LIMIT, &hops, 1, BPF_F_RECOMPUTE_CSUM))
+				return -PILUS_DROP_WRITE_ERROR;
+			ethernet = (void *)(long)skb->data;
+			if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
+				return -PILUS_DROP_WRITE_ERROR;
+		} else {
+			ip->hop_limit--;
+		}
 	}
 	if (flow->path == PILUS_PATH_POD) {
 		pilus_copy_mac(ethernet->h_dest, flow->destination_mac);

@@ -67,5 +67,10 @@ pilus_always bool pilus_is_related(struct __sk_buff *skb, const struct pilus_pac
 	held = flows.lookup(&key);
 	if (!held)
 		held = embryonic.lookup(&key);
-	return held && !(held->flags & PILUS_FLOW_DENIED) && !pilus_expired(held, now, pilus_seconds());
+	if (!held || held->flags & PILUS_FLOW_DENIED || pilus_expired(held, now, pilus_seconds()))
+		return false;
+	/* From where the reply would come: no other pod or node may speak of this connection. */
+	if (packet->zone == PILUS_ZONE_OVERLAY_IN)
+		return pilus_same_address(&held->outer, &packet->outer);
+	return held->link == skb->ifindex;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The one exit of every program: a result becomes an action, a count and an event. Counts are exact; events pass a token
- * bucket for each link and reason, and carry the number of those that did not.
+ * bucket for each endpoint and reason, and carry the number of those that did not.
  */
 #pragma once
 #include "parse.h"
@@ -22,10 +22,13 @@ pilus_always void pilus_count(struct __sk_buff *skb, u32 hook, u32 reason)
 	}
 }
 
+/* A bucket is a local endpoint's, by its number, or a link's where no endpoint is known. */
+#define PILUS_BUCKET_ENDPOINT 0x80000000
+
 /* Whether an event may be sent now; what may not is counted into *suppressed of the next that may. */
-pilus_always bool pilus_event_allowed(u32 ifindex, u32 reason, const struct pilus_settings *now, u32 *suppressed)
+pilus_always bool pilus_event_allowed(u32 whose, u32 reason, const struct pilus_settings *now, u32 *suppressed)
 {
-	struct pilus_bucket_key key = { .ifindex = ifindex, .reason = reason };
+	struct pilus_bucket_key key = { .ifindex = whose, .reason = reason };
 	struct pilus_bucket *bucket = buckets.lookup(&key);
 	u64 time = bpf_ktime_get_boot_ns();
 	u64 gained;
@@ -61,7 +64,8 @@ pilus_always void pilus_report(struct __sk_buff *skb, const struct pilus_packet 
 	struct pilus_settings *now = settings.lookup(&zero);
 	struct pilus_event *event;
 
-	if (!now || !pilus_event_allowed(skb->ifindex, reason, now, &suppressed))
+	if (!now || !pilus_event_allowed(packet->endpoint ? PILUS_BUCKET_ENDPOINT | packet->endpoint : skb->ifindex, reason, now,
+					 &suppressed))
 		return;
 	event = events.ringbuf_reserve(sizeof(struct pilus_event));
 	if (!event)

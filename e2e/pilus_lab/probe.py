@@ -1,4 +1,5 @@
-"""Who reaches whom: connections made from inside a pod's network namespace, without a process in the pod.
+"""Who reaches whom: connections made from inside a pod's network namespace, without a process in the pod. And frames: sent as
+they are, seen as they arrive, counted where they were dropped.
 
 In: pods of a lab. Out: whether a connection came about. A probe costs a millisecond where one by `kubectl exec` costs two hundred,
 so whole tables of who-to-whom can be looked at.
@@ -13,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
+from pilus_cli.client import ask
 from pilus_lab.lab import Lab, LabError
 
 T = TypeVar("T")
 Protocol = Literal["tcp", "udp"]
 
 _CLONE_NEWNET = 0x40000000
+_EVERY_PROTOCOL = 3  # ETH_P_ALL
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -117,3 +120,55 @@ class Prober:
             self.namespace_of(probe.source)
         with ThreadPoolExecutor(32) as pool:
             return dict(zip(wanted, pool.map(lambda probe: self.reaches(probe, limit), wanted), strict=True))
+
+
+def transmit(namespace: int, frames: Iterable[bytes], link: str = "eth0") -> None:
+    """Send frames as they are. All from one CPU, so that on one way they arrive in this order. Raises OSError."""
+
+    def send() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as made:
+            made.bind((link, 0))
+            for frame in frames:
+                made.send(frame)
+
+    within(namespace, send)
+
+
+class Capture:
+    """Frames that arrive at a link, from the making of this on. What its own side sends is left out."""
+
+    def __init__(self, namespace: int, link: str = "eth0") -> None:
+        self._socket = within(namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+        self._socket.bind((link, _EVERY_PROTOCOL))
+        self.mac: str = self._socket.getsockname()[4].hex(":")
+
+    def frames(self) -> list[bytes]:
+        """What has come since this was asked last."""
+        found: list[bytes] = []
+        while True:
+            try:
+                frame, sender = self._socket.recvfrom(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return found
+            if sender[2] != socket.PACKET_OUTGOING:
+                found.append(frame)
+
+    def __enter__(self) -> "Capture":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+
+def drops(lab: Lab, node: str) -> dict[str, int]:
+    """How many packets a node has dropped, by reason, as its observer tells. Raises AskError without one."""
+    root = Path("/proc") / str(lab.node(node).orders.first_process()) / "root"
+    answer = ask(root / "run/pilus/observer.sock", {"get": "counters"}, "observer")
+    found: dict[str, int] = {}
+    listed = answer["drops"]
+    for one in listed if isinstance(listed, list) else []:
+        if isinstance(one, dict):
+            reason = str(one["reason"])
+            found[reason] = found.get(reason, 0) + int(str(one["packets"]))
+    return found

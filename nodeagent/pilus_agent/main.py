@@ -28,7 +28,7 @@ from pilus_agent.ipam import Allocator
 from pilus_agent.objects import cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
 from pilus_agent.publish import Publisher
 from pilus_agent.server import Server
-from pilus_agent.sources import kubernetes
+from pilus_agent.sources import kubernetes, services
 from pilus_agent.sources.cni import CniSource
 from pilus_agent.standalone import StandaloneAgent
 from pilus_agent.views import Views
@@ -71,7 +71,10 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._publisher.run(), name="publish")
                 self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, ()))
-                tasks.create_task(kubernetes.follow_all(self._connection, self._node, self.wiring), name="sources")
+                tasks.create_task(
+                    kubernetes.follow_all(self._connection, self._node, self.wiring, (*kubernetes.KINDS, *services.KINDS)),
+                    name="sources",
+                )
                 tasks.create_task(self.wiring.run(), name="wiring")
                 tasks.create_task(self._serve(uid, addresses), name="serve")
         finally:

@@ -85,7 +85,7 @@ class Server:
             if not isinstance(asked, dict):
                 raise PilusError("a request is an object")
             answer: Answer = {"ok": True, **self._ask(asked)}
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = {"ok": False, "error": "the request is no JSON", "action": "send one line of JSON"}
         except PilusError as error:
             answer = {"ok": False, "error": str(error), "action": "see docs/agent-api.md for what can be asked"}

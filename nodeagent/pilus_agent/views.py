@@ -17,6 +17,7 @@ Item = dict[str, Any]
 _FLAGS = ((POD, "pod"), (NODE, "node"), (ROUTER, "router"), (LOCAL, "local"))
 _ACTIONS = {
     "links": "look at the CiliumNode of this node, and at the operator's log",
+    "cgroup": "see docs/services.md for what a node needs",
     "audit": "look at the agent's log; no other program may own clsact on Pilus' links",
 }
 
@@ -44,7 +45,7 @@ class Views:
                 "items": wiring.policy.views({key: end.attachment.number for key, end in wiring.endpoints.items()})
             },
             "policy": lambda asked: {"item": self._policy(asked)},
-            "services": lambda _: {"items": []},
+            "services": lambda _: {"items": wiring.services.views()},
         }
 
     def answer(self, asked: Mapping[str, Any]) -> Item:

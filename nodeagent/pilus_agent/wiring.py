@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from pilus_agent.attachments import key_of
+from pilus_agent.datapath import cgroup
 from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.links import ROUTER_LINK, TUNNEL_LINK
 from pilus_agent.datapath.node import NodeLinks, NodePlan, audit, ensure_node
@@ -26,15 +27,17 @@ from pilus_agent.diff.order import WRITE_ORDER
 from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Node
 from pilus_agent.objects import routers_of
 from pilus_agent.policy_stage import PolicyStage
+from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
 from pilus_agent.writer import Trouble, Troubles, Writer
+from pilus_api.errors import PilusError
 from pilus_api.identities import INIT, Identity
 from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp"})
+NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp", "services", "endpointslices"})
 INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
 # enum pilus_setting
@@ -55,6 +58,7 @@ class Wiring:
         self.identities = IdentityIndex()
         self.ipcache = IpCache()
         self.policy = PolicyStage(settings)
+        self.services = ServiceStage(node)
         self.endpoints: dict[str, Endpoint] = {}
         self.labels: dict[str, Labels] = {}
         self.ranges = RangeIndex({})
@@ -72,7 +76,7 @@ class Wiring:
         self._slices_changed: set[str] = set()
         self._relevant = IdentityFilter(settings.labels)
         self._changed = asyncio.Event()
-        self._writer = Writer(kernel, self.tables, self.troubles, self.policy.swept, self._changed.set)
+        self._writer = Writer(kernel, self.tables, self.troubles, self._swept, self._changed.set)
         self._passed = asyncio.Condition()
         self._retry: asyncio.TimerHandle | None = None
 
@@ -94,6 +98,8 @@ class Wiring:
                 self._slices_changed.add(key)
             case "cnp" | "ccnp" | "knp":
                 self.policy.put(kind, key, fact)
+            case "services" | "endpointslices":
+                self.services.put(kind, key, fact)
             case "attachments":
                 _put(self.facts.attachments, key, fact)
                 if fact is None:
@@ -182,7 +188,9 @@ class Wiring:
     async def run(self) -> None:
         """For ever."""
         await self._writer.hold()
-        self.policy.restore({name: self.tables.trackers[name].held for name in ("policies", "verdicts")}, self.tables)
+        held = {name: tracker.held for name, tracker in self.tables.trackers.items()}
+        self.policy.restore(held, self.tables)
+        self.services.restore(held, self.tables)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._passes(), name="reconcile")
             tasks.create_task(self._audits(), name="audit")
@@ -210,7 +218,12 @@ class Wiring:
         self._decide_endpoints()
         self._decide_addresses()
         self._decide_settings()
+        self.services.settle(self.tables)
         return await self._writer.write()
+
+    def _swept(self) -> None:
+        self.policy.swept()
+        self.services.swept()
 
     # -- desired ---------------------------------------------------------------------------------------------------------
 
@@ -255,6 +268,7 @@ class Wiring:
             return False
         self._made = plan
         self.troubles.resolve("links")
+        await self._attach_sockets()
         return True
 
     def _decide_endpoints(self) -> None:
@@ -361,12 +375,22 @@ class Wiring:
                 self.troubles.report("audit", f"filters can't be looked at: {error}")
                 continue
             self.troubles.resolve("audit")
+            await self._attach_sockets()
             if repaired:
                 _log.warning("filters were missing or old, put back", links=repaired)
             if missing:
                 _log.warning("links of this node were missing, made again", links=missing)
                 self._made = None
                 self._changed.set()
+
+    async def _attach_sockets(self) -> None:
+        """The programs for Services: on the node's cgroup, where there is one."""
+        try:
+            await self.kernel.call(lambda: cgroup.attach(self.kernel.datapath, cgroup.node_folder()))
+        except PilusError as error:
+            self.troubles.report("cgroup", str(error))
+            return
+        self.troubles.resolve("cgroup")
 
     def _audit(self) -> tuple[list[str], list[str]]:
         netlink = self.kernel.netlink()

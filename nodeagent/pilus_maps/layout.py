@@ -54,7 +54,7 @@ class Layout:
         for field in self._fields:
             value = record.get(field["name"])
             count, size = field["count"], field["size"]
-            if isinstance(value, Mapping):
+            if field["fields"] is not None and isinstance(value, Mapping):
                 values.append(self._inner[field["name"]].encode(value))
             elif field["fields"] is not None or (size == 1 and count):
                 values.append(value or b"")

@@ -525,6 +525,30 @@ def test_10_an_error_in_anothers_name_or_to_another(harness: Harness, family: in
                    Step(FromPod(WEB), wrong, Dropped("POLICY"))])  # fmt: skip
 
 
+def test_10_an_error_from_a_third(harness: Harness, family: int) -> None:
+    """A pod that has no part in a connection can't speak of it."""
+    guarded(harness.node)
+    asked = from_pod(CLIENT, WEB.address(family), udp(40000, 53))
+    error = _unreachable(family, OTHER, asked)
+    play(harness, [Step(FromPod(CLIENT), asked, Delivered(WEB, routed(asked, to=WEB))),
+                   Step(FromPod(OTHER), error, Dropped("POLICY"))])  # fmt: skip
+
+
+def test_10_an_error_through_the_tunnel(harness: Harness, family: int) -> None:
+    harness.node.reset(policies={ALLOWED: (NOBODY_IN, OPEN)}, pods={"client": ALLOWED})
+    asked = from_pod(CLIENT, FAR.address(family), udp(40000, 53))
+    inner = asked.payload
+    layers = ICMP4(type=3, code=3) / inner if family == 4 else ICMPv6DestUnreach(code=4) / inner
+    error = tunnelled(FAR.address(family), CLIENT.address(family), layers)
+    stranger = tunnelled(ELSEWHERE.routers[family], CLIENT.address(family), layers)
+    play(harness, [
+        Step(FromTunnel(THERE, FAR.identity), error, Dropped("POLICY")),
+        Step(FromPod(CLIENT), asked, Tunnelled(THERE, CLIENT.identity, routed(asked))),
+        silent(Step(FromTunnel(THERE, FAR.identity), error, Delivered(CLIENT, routed(error, to=CLIENT)))),
+        Step(FromTunnel(ELSEWHERE, 6), stranger, Dropped("POLICY")),
+    ])  # fmt: skip
+
+
 def test_10_an_error_refreshes_nothing(harness: Harness, family: int) -> None:
     asked = from_pod(CLIENT, WEB.address(family), udp(40000, 53))
     play(harness, [Step(FromPod(CLIENT), asked, Delivered(WEB, routed(asked, to=WEB)))])

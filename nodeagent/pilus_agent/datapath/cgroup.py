@@ -2,7 +2,7 @@
 
 In: the mounts of this process, programs by pin. Out: links, pinned beside the programs, so that they outlive the agent. Blocks:
 call it in the driver's thread. Idempotent: a link that somebody took away, of an older load, or of a folder that is gone, is
-made anew; asked again without need it costs 20 us.
+made anew; asked again without need it costs 0.3 ms.
 """
 
 import os

@@ -29,6 +29,7 @@ _HEADERS = (
     "linux/bpf_common.h", "linux/stddef.h", "linux/log2.h", "asm/types.h", "asm/page.h",
 )  # fmt: skip
 _BTF = Path("/sys/kernel/btf/vmlinux")
+Described = dict[str, Any]
 _SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "s32": 4, "s64": 8, "__be16": 2, "__be32": 4, "__be64": 8}
 _TYPES = {"sched_cls": "SCHED_CLS"}
 # enum bpf_attach_type of linux/bpf.h: a socket program is loaded for one place. bcc has no name for their kind.
@@ -98,11 +99,11 @@ def read_texts(raw: str) -> dict[str, str]:
     return dict(re.findall(r"^\s*(PILUS_DROP_\w+) = \d+,\s*/\* (.*?) \*/", raw, flags=re.MULTILINE))
 
 
-def read_structs(text: str, constants: dict[str, int]) -> dict[str, dict]:
+def read_structs(text: str, constants: dict[str, int]) -> dict[str, Described]:
     """Every ``struct pilus_x``: its size and its fields with offset, size, count and byte order, as the compiler lays it out."""
-    structs: dict[str, dict] = {}
+    structs: dict[str, Described] = {}
     for name, body in re.findall(r"^struct (pilus_\w+) \{(.*?)^\};", text, flags=re.DOTALL | re.MULTILINE):
-        fields: list[dict] = []
+        fields: list[Described] = []
         offset = alignment = 0
         for statement in filter(None, (part.strip() for part in body.split(";"))):
             declared = re.fullmatch(r"(struct )?(\w+)\s+(.*)", statement, flags=re.DOTALL)
@@ -131,11 +132,11 @@ def read_structs(text: str, constants: dict[str, int]) -> dict[str, dict]:
     return structs
 
 
-def read_maps(text: str, structs: dict[str, dict], config: dict[str, int]) -> dict[str, dict]:
+def read_maps(text: str, structs: dict[str, Described], config: dict[str, int]) -> dict[str, Described]:
     """Every ``PILUS_MAP(type, key, value, name, size, flags)``: what it is and the hash of its layout."""
-    maps: dict[str, dict] = {}
+    maps: dict[str, Described] = {}
 
-    def layout(kind: str) -> dict:
+    def layout(kind: str) -> Described:
         bare = kind.replace("struct ", "").strip()
         if bare in structs:
             return {key: structs[bare][key] for key in ("size", "fields")}
@@ -193,7 +194,7 @@ def kernel_tree(cache: Path) -> Path:
     return root
 
 
-def compile_and_load(text: str, described: dict, headers: Path, programs: Path) -> None:
+def compile_and_load(text: str, described: Described, headers: Path, programs: Path) -> None:
     """Compile, load, check the layouts against the compiler's, pin the programs. Raises LoaderError."""
     os.environ["BCC_KERNEL_SOURCE"] = str(headers)
     from bcc import BPF, lib  # noqa: PLC0415  # takes 0.3 s, which an unchanged load does not need
@@ -221,7 +222,7 @@ def compile_and_load(text: str, described: dict, headers: Path, programs: Path) 
             raise LoaderError(f"the kernel refuses the program {name} ({error}); its log is above") from error
 
     loaded = {name: accepted(name, held["type"]) for name, held in described["programs"].items()}
-    calls = module[described["calls"]] if described["tails"] else None
+    calls: Any = module[described["calls"]] if described["tails"] else None
     for name, slot in described["tails"].items():
         loaded[name] = accepted(name, "sched_cls")
         calls[calls.Key(slot)] = calls.Leaf(loaded[name].fd)
@@ -234,7 +235,7 @@ def compile_and_load(text: str, described: dict, headers: Path, programs: Path) 
 # -- the whole -------------------------------------------------------------------------------------------------------------
 
 
-def describe(source: Path, pins: Path, config: dict[str, int]) -> tuple[str, dict]:
+def describe(source: Path, pins: Path, config: dict[str, int]) -> tuple[str, Described]:
     """The text to compile, and everything that user space has to know of it but the programs' sizes."""
     raw = flatten(source)
     text = without_comments(raw)
@@ -272,13 +273,13 @@ def describe(source: Path, pins: Path, config: dict[str, int]) -> tuple[str, dic
     return raw, described
 
 
-def complete(described: dict) -> bool:
+def complete(described: Described) -> bool:
     """Whether everything described is pinned."""
     places = [held["pin"] for kind in ("maps", "programs") for held in described[kind].values()]
     return bool(places) and all(Path(place).exists() for place in places)
 
 
-def load(source: Path, pins: Path, description: Path, cache: Path, config: dict[str, int]) -> dict:
+def load(source: Path, pins: Path, description: Path, cache: Path, config: dict[str, int]) -> Described:
     """See the module. Returns the description. Raises LoaderError."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(pins.parent)], capture_output=True, text=True, check=False)
     if kind.stdout.strip() != "bpf_fs":

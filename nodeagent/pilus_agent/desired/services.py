@@ -54,8 +54,10 @@ def ordered(backends: Iterable[Backend]) -> BackendSet:
 
 def set_name(backends: BackendSet) -> bytes:
     """A set's name: the same for the same backends."""
-    text = "\n".join(f"{backend.address} {backend.port} {int(backend.state)}" for backend in backends)
-    return hashlib.sha256(text.encode()).digest()[:16]
+    digest = hashlib.sha256()
+    for backend in backends:
+        digest.update(bytes((backend.address.version, backend.state)) + backend.address.packed + backend.port.to_bytes(2))
+    return digest.digest()[:16]
 
 
 def _chosen(endpoints: Iterable[ServiceEndpoint], service: Service, node: str) -> Iterator[tuple[ServiceEndpoint, State]]:

@@ -152,7 +152,18 @@ class DirectorySource:
             if name[0] != "netns" and self._told.get(name) != now.get(name):
                 self._sink.put(*name, now.get(name))
         self._told = now
-        for kind in ("nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp"):
+        for kind in (
+            "nodes",
+            "pods",
+            "namespaces",
+            "identities",
+            "slices",
+            "cnp",
+            "ccnp",
+            "knp",
+            "services",
+            "endpointslices",
+        ):
             self._sink.synced(kind)
 
 

@@ -5,7 +5,7 @@ sense is left out and said once: one broken object never stops the others. Never
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ Raw = Mapping[str, Any]
 
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _ENDED = {"Succeeded", "Failed"}
+_IDENTITIES = 1 << 24  # above are those that a node gives itself, never in an object
+_SMALLEST = 4  # addresses of a pod range: its own, the router's, a pod's, the last
 
 
 class Sink(Protocol):
@@ -44,18 +46,44 @@ class PolicyObject:
 
 def address_of(text: object) -> Address | None:
     try:
-        return ip_address(str(text))
+        return ip_address(text) if isinstance(text, str) and "%" not in text else None
     except ValueError:
         return None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.100} is no text")
+    return value
+
+
+def _pairs(held: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
+    """Labels, sorted."""
+    return tuple(sorted((_text(key), _text(value)) for key, value in (held or {}).items()))
+
+
+def _identity(value: object, lowest: int) -> Identity:
+    if type(value) is not int or not lowest <= value < _IDENTITIES:
+        raise ValueError(f"{value!r:.100} is no identity")
+    return Identity(value)
+
+
+def _port(value: object) -> int:
+    if type(value) is not int or not 0 < value < 1 << 16:
+        raise ValueError(f"{value!r:.100} is no port")
+    return value
 
 
 def _networks(texts: object) -> tuple[Network, ...]:
     found = []
     for text in texts if isinstance(texts, list) else ():
         try:
-            found.append(ip_network(str(text), strict=False))
+            network = ip_network(str(text), strict=False)
+            if network.num_addresses < _SMALLEST:
+                raise ValueError("too small")
+            found.append(network)
         except ValueError:
-            _log.warning("not an address range, left out", range=str(text))
+            _log.warning("not an address range for pods, left out", range=str(text))
     return tuple(found)
 
 
@@ -78,17 +106,17 @@ def node_of(raw: Raw) -> Node:
 def pod_of(raw: Raw) -> Pod:
     metadata, spec = raw["metadata"], raw.get("spec") or {}
     ports = {
-        (str(port["name"]), _PROTOCOLS.get(port.get("protocol", "TCP"), 6), int(port["containerPort"]))
+        (_text(port["name"]), _PROTOCOLS.get(port.get("protocol", "TCP"), 6), _port(port["containerPort"]))
         for container in spec.get("containers") or []
         for port in container.get("ports") or []
         if port.get("name")
     }
     return Pod(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        labels=tuple(sorted((metadata.get("labels") or {}).items())),
-        service_account=spec.get("serviceAccountName") or "",
+        namespace=_text(metadata["namespace"]),
+        name=_text(metadata["name"]),
+        uid=_text(metadata["uid"]),
+        labels=_pairs(metadata.get("labels")),
+        service_account=_text(spec.get("serviceAccountName") or ""),
         host_network=bool(spec.get("hostNetwork")),
         ended=(raw.get("status") or {}).get("phase") in _ENDED,
         ports=frozenset(ports),
@@ -96,11 +124,15 @@ def pod_of(raw: Raw) -> Pod:
 
 
 def namespace_of(raw: Raw) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((raw["metadata"].get("labels") or {}).items()))
+    return _pairs(raw["metadata"].get("labels"))
 
 
 def identity_of(raw: Raw) -> AllocatedIdentity:
-    return AllocatedIdentity(Identity(int(raw["metadata"]["name"])), from_security_labels(raw.get("security-labels") or {}))
+    name = raw["metadata"]["name"]
+    number = _identity(int(name), 1)
+    if name != str(number):
+        raise ValueError(f"{name!r} is another writing of {number}")
+    return AllocatedIdentity(number, from_security_labels(dict(_pairs(raw.get("security-labels")))))
 
 
 def slice_of(raw: Raw) -> Slice:
@@ -113,13 +145,13 @@ def slice_of(raw: Raw) -> Slice:
                 address = address_of(text) if text else None
                 if address is not None:
                     name = f"{raw.get('namespace', '')}/{entry.get('name', '')}"
-                    endpoints.append(RemoteEndpoint(address, Identity(int(entry.get("id") or 0)), node, name))
+                    endpoints.append(RemoteEndpoint(address, _identity(entry.get("id") or 0, 0), node, name))
     return Slice(raw["metadata"]["name"], tuple(endpoints))
 
 
 def policy_of(raw: Raw) -> PolicyObject:
     metadata = raw["metadata"]
-    return PolicyObject(raw, metadata["uid"], int(metadata.get("generation") or 0))
+    return PolicyObject(raw, _text(metadata["uid"]), int(metadata.get("generation") or 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +186,7 @@ async def follow(connection: Connection, kind: Kind, node: str, sink: Sink) -> N
     def prune(raw: Raw) -> Any:
         try:
             return kind.read(raw)
-        except (PilusError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (PilusError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             name = (raw.get("metadata") or {}).get("name", "?")
             _log.warning("object makes no sense, left out", kind=kind.name, name=name, error=repr(error))
             return None
@@ -170,7 +202,7 @@ async def follow(connection: Connection, kind: Kind, node: str, sink: Sink) -> N
                 sink.synced(kind.name)
 
 
-async def follow_all(connection: Connection, node: str, sink: Sink) -> None:
+async def follow_all(connection: Connection, node: str, sink: Sink, kinds: Iterable[Kind] = KINDS) -> None:
     async with asyncio.TaskGroup() as tasks:
-        for kind in KINDS:
+        for kind in kinds:
             tasks.create_task(follow(connection, kind, node, sink), name=f"watch {kind.name}")

@@ -30,8 +30,11 @@ PATIENCE: Final = 1.0
 class Wire:
     """Our node in one namespace, each of its pods in one, and the rest of the underlay in one."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, stacks: bool = False) -> None:
+        """With `stacks` the pods have their addresses and their own stacks speak; else the test speaks for them."""
         self.node = node
+        self._stacks = stacks
+        self.pods: dict[str, int] = {}
         self._stack = ExitStack()
         self.ends: dict[str, socket.socket] = {}
         self.home = 0
@@ -64,7 +67,7 @@ class Wire:
     def _build(self) -> None:
         self.home = self._namespace()
         underlay = self._namespace()
-        pods = {pod.name: self._namespace() for pod in LOCAL_PODS}
+        pods = self.pods = {pod.name: self._namespace() for pod in LOCAL_PODS}
         with netns.inside(underlay):
             netns.sysctl("ipv6/conf/default/disable_ipv6", "1")
         with netns.inside(self.home), IPRoute() as ip:
@@ -116,14 +119,21 @@ class Wire:
             ip.tc("replace-filter", "bpf", index, parent=parent, fd=fd, name=name, direct_action=True, prio=1, handle=1)
 
     def _pod(self, ip: Any, pod: Pod, namespace: int) -> None:
-        """Its own stack stays silent: the test speaks for it."""
         with netns.inside(namespace):
-            netns.sysctl("ipv6/conf/default/disable_ipv6", "1")
+            netns.sysctl("ipv6/conf/default/disable_ipv6", "0" if self._stacks else "1")
+            netns.sysctl("ipv6/conf/default/accept_dad", "0")
         ip.link("add", ifname=pod.link, kind="veth", address=pod.gateway_mac,
                 peer={"ifname": "eth0", "net_ns_fd": namespace, "address": pod.mac})  # fmt: skip
         index = self._up(ip, pod.link)
         with netns.inside(namespace), IPRoute() as inner:
-            self._up(inner, "eth0")
+            eth = self._up(inner, "eth0")
+            for family, address in pod.addresses.items() if self._stacks else ():
+                kernel, most = (socket.AF_INET, 32) if family == 4 else (socket.AF_INET6, 128)
+                flags = {} if family == 4 else {"flags": 0x02}
+                scope = {"scope": "link"} if family == 4 else {}
+                inner.addr("add", index=eth, address=address, prefixlen=most, **flags)
+                inner.route("add", dst=f"{HERE.routers[family]}/{most}", oif=eth, family=kernel, **scope)
+                inner.route("add", dst="default", gateway=HERE.routers[family], oif=eth, family=kernel)
         self.node.links[pod.name] = index
         for family, address in pod.addresses.items():
             kernel = socket.AF_INET if family == 4 else socket.AF_INET6

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from pilus_agent import wiring as wiring_module
 from pilus_agent.attachments import AttachmentFiles
 from pilus_agent.datapath.links import LinkError
 from pilus_agent.endpoints import Endpoints, link_name
@@ -19,7 +18,7 @@ from pilus_agent.sources import cni as module
 from pilus_agent.sources.cni import CniSource
 from pilus_agent.sources.cni_request import Code
 from pilus_api.identities import INIT
-from tests.unit.agent.fakes import PATIENCE, FakeDatapath, FakeKernel, World, allow_from, eventually, pod, policy
+from tests.unit.agent.fakes import PATIENCE, FakeDatapath, FakeKernel, World, allow_from, eventually, pod, policy, quicken
 
 WEB = pod("web", app="web")
 
@@ -70,8 +69,7 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_LINGER_SECONDS", "_AUDIT_SECONDS", "_RETRY_SECONDS"):
-        monkeypatch.setattr(wiring_module, name, 0.01)
+    quicken(monkeypatch)
     for name in ("_POD_SECONDS", "_IDENTITY_SECONDS"):
         monkeypatch.setattr(module, name, 0.05)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pilus_agent import wiring as module
+from pilus_agent import writer
 from pilus_agent.datapath.links import LinkError
 from pilus_agent.desired.endpoints import INGRESS_ENFORCED, READY, State
 from pilus_agent.desired.nodes import LOCAL, NODE, POD
@@ -33,6 +33,7 @@ from tests.unit.agent.fakes import (
     eventually,
     pod,
     policy,
+    quicken,
     remote,
 )
 
@@ -41,8 +42,7 @@ WEB, API, DATA = pod("web", app="web"), pod("api", app="api"), pod("data", app="
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_LINGER_SECONDS", "_AUDIT_SECONDS", "_RETRY_SECONDS"):
-        monkeypatch.setattr(module, name, 0.01)
+    quicken(monkeypatch)
 
 
 @pytest.fixture
@@ -542,7 +542,7 @@ async def test_killed_between_any_two_writes(datapath: FakeDatapath) -> None:
 
 
 async def test_rows_go_a_while_after_nothing_points_at_them(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LINGER_SECONDS", 3600)
+    monkeypatch.setattr(writer, "_LINGER_SECONDS", 3600)
     world = populated(kernel)
     async with world.running():
         world.wiring.put("cnp", "default/a", policy("a", allow_from("web", "api")))
@@ -556,7 +556,7 @@ async def test_rows_go_a_while_after_nothing_points_at_them(kernel: FakeKernel, 
 
 async def test_a_sweep_takes_nothing_that_is_still_pointed_at(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was scheduled for what was unwanted then; what a pass in its middle does not want yet is another matter."""
-    monkeypatch.setattr(module, "_LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "_LINGER_SECONDS", 0.05)
     world = populated(kernel)
     async with world.running():
         world.wiring.put("cnp", "default/a", policy("a", allow_from("web", "api")))
@@ -754,7 +754,7 @@ async def test_rows_of_pods_wait_for_the_earlier_agents_pods(kernel: FakeKernel)
         second.wiring.put("pods", f"{NAMESPACE}/{one.name}", one)
     second.wiring.put("slices", "s", remote("data", 302, "10.0.2.7"))
     async with second.running():
-        for kind in ("nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp"):
+        for kind in NEEDED - {"attachments"}:
             second.wiring.synced(kind)
         await second.wiring.realise(0.05)
         assert kernel.rows["endpoints"] == before["endpoints"], "running pods lost their rows at a restart"
