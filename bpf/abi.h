@@ -171,9 +171,11 @@ struct pilus_node {			/* 16 bytes */
 enum pilus_setting {
 	PILUS_SETTING_READY = 1 << 0,		/* without it every packet drops: DROP_NO_CONFIG */
 	PILUS_SETTING_TUNNEL = 1 << 1,		/* other nodes' pods are behind the tunnel; else routed directly */
+	PILUS_SETTING_MASQUERADE_IPV4 = 1 << 2,	/* pods reach the outside with this node's address; else not at all */
+	PILUS_SETTING_MASQUERADE_IPV6 = 1 << 3,
 };
 
-struct pilus_settings {			/* 112 bytes */
+struct pilus_settings {			/* 144 bytes */
 	u32 flags;			/* enum pilus_setting */
 	u32 tunnel_ifindex;
 	u32 uplink_ifindex;
@@ -187,6 +189,10 @@ struct pilus_settings {			/* 112 bytes */
 	u32 timeout[4];			/* seconds without a packet, by enum pilus_flow_state; 0: the default */
 	u32 flow_quota;			/* entries of flows that one endpoint may hold; 0: an eighth of them */
 	u32 tunnel_mtu;			/* largest inner packet that fits through the tunnel; 0: not checked */
+	u32 uplink_mtu;			/* largest packet that the uplink takes; 0: not checked */
+	u32 tunnel_port;		/* UDP port of every node's tunnel, refused to pods; 0: none */
+	u32 nat_first;			/* ports and identifiers for masquerading: nobody else on the node uses them */
+	u32 nat_last;
 };
 
 /* Defaults of settings.timeout. */
@@ -245,7 +251,7 @@ struct pilus_flow_key {			/* 40 bytes */
 };
 
 /* State: may only grow into the reserved fields. The first 64 bytes are what an established packet reads. */
-struct pilus_flow {			/* 192 bytes */
+struct pilus_flow {			/* 208 bytes */
 	/* The conclusion: a cache. */
 	u32 slot[3];			/* of generation: all, local endpoint, other side */
 	u32 generation[3];		/* what they were when this was concluded */
@@ -276,13 +282,14 @@ struct pilus_flow {			/* 192 bytes */
 	u8 pad;
 	u32 pair_link;			/* where the other direction was decided */
 	u32 created;			/* seconds, as last_seen */
+	struct pilus_address nat;	/* masquerading: what the source becomes (forward), or the destination (reply) ... */
 	u32 cluster;			/* reserved, as all that follows */
 	struct pilus_address frontend;
 	struct pilus_address direct_return;
 	u32 reverse;
 	u32 proxy_rules;
 	__be16 frontend_port;
-	__be16 snat_port;
+	__be16 nat_port;		/* ... with this port or identifier; in use */
 	u32 backend;
 };
 
@@ -317,6 +324,9 @@ enum pilus_path {
 	PILUS_PATH_TUNNEL = 2,		/* to another node, through the tunnel */
 	PILUS_PATH_HOST = 3,		/* to this host's own stack */
 	PILUS_PATH_ANSWER = 4,		/* answered here, back to who asked: ARP, neighbour discovery */
+	PILUS_PATH_DIRECT = 5,		/* to another node, by the uplink as it is */
+	PILUS_PATH_OUTSIDE = 6,		/* by the uplink, masqueraded; from here on the packet is rewritten */
+	PILUS_PATH_BACK = 7,		/* to a pod of this node, from this node's own address back to its own */
 };
 
 /* events: what happened to a packet, for the observer. */
@@ -398,7 +408,7 @@ struct pilus_packet {			/* 124 bytes */
 };
 
 /* draft: the conclusions that the packet at hand leads to. Per CPU, like scratch. */
-struct pilus_draft {			/* 464 bytes */
+struct pilus_draft {			/* 496 bytes */
 	struct pilus_flow_key key;	/* of the forward direction */
 	struct pilus_flow_key pair_key;	/* of the reply */
 	struct pilus_flow flow;
@@ -453,6 +463,14 @@ enum pilus_call {
 	PILUS_CALL_COMMIT = 11,
 	PILUS_CALL_OVERLAY_BODY = 12,
 	PILUS_CALL_TOO_BIG = 13,
+	PILUS_CALL_NAT = 16,
+	PILUS_CALL_NAT_ERROR = 17,
+	PILUS_CALL_TRANSLATE = 18,
+	PILUS_CALL_UPLINK_IPV4 = 19,
+	PILUS_CALL_UPLINK_IPV6 = 20,
+	PILUS_CALL_ARRIVE_UPLINK = 21,
+	PILUS_CALL_DECIDE_UPLINK = 22,
+	PILUS_CALL_UPLINK_ERROR = 23,
 	PILUS_CALL_COUNT = 32,
 };
 
@@ -478,6 +496,8 @@ enum pilus_drop {
 	PILUS_DROP_FRAGMENT = 157,		/* IP fragmentation not supported */
 	PILUS_DROP_NO_CONFIG = 165,		/* No configuration available to perform policy decision */
 	PILUS_DROP_UNSUPPORTED_L2 = 166,	/* Unsupported L2 protocol */
+	PILUS_DROP_NAT_NO_MAPPING = 167,	/* No mapping for NAT masquerade */
+	PILUS_DROP_NAT_PROTOCOL = 168,		/* Unsupported protocol for NAT masquerade */
 	PILUS_DROP_INVALID_IDENTITY = 171,	/* Invalid identity */
 	PILUS_DROP_UNKNOWN_SENDER = 172,	/* Unknown sender */
 	PILUS_DROP_FRAGMENT_NOT_FOUND = 175,	/* First logical datagram fragment not found */
@@ -493,7 +513,10 @@ enum pilus_drop {
 	PILUS_DROP_INVALID_ARP = 233,		/* ARP for what is not the gateway, or in another's name */
 	PILUS_DROP_UNKNOWN_IDENTITY = 234,	/* Identity not known here yet */
 	PILUS_DROP_WRONG_NODE = 235,		/* Tunnel packet from a node that does not have its sender */
-	PILUS_DROP_OUTSIDE = 236,		/* No way out of the cluster yet */
+	PILUS_DROP_OUTSIDE = 236,		/* No way out of the cluster */
+	PILUS_DROP_AROUND_TUNNEL = 237,		/* To a pod's address around the tunnel */
+	PILUS_DROP_UNTRANSLATED = 238,		/* A pod's address would leave the node untranslated */
+	PILUS_DROP_TUNNEL_PORT = 239,		/* To a node's tunnel port, past the tunnel */
 };
 
 /* services: an address, port and protocol that clients ask for -> the backends it stands for. Port 0 of protocol 0 is every

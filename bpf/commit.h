@@ -35,6 +35,8 @@ pilus_always void pilus_restamp(struct pilus_flow *held, const struct pilus_flow
 	held->mtu = drafted->mtu;
 	held->tunnel_id = drafted->tunnel_id;
 	held->tunnel = drafted->tunnel;
+	held->nat = drafted->nat;
+	held->nat_port = drafted->nat_port;
 	held->source_identity = drafted->source_identity;
 	held->destination_identity = drafted->destination_identity;
 	held->rule = drafted->rule;

@@ -50,6 +50,51 @@ pilus_always void pilus_into_tunnel(struct pilus_flow *flow, const struct pilus_
 	flow->mtu = now->tunnel_mtu;
 }
 
+pilus_always void pilus_into_uplink(struct pilus_flow *flow, const struct pilus_settings *now)
+{
+	flow->path = PILUS_PATH_DIRECT;
+	flow->ifindex = now->uplink_ifindex;
+	flow->mtu = now->uplink_mtu;
+}
+
+/* An address that no packet is routed to: this machine's own, a link's, a group, nobody's. */
+pilus_always bool pilus_is_special(u32 family, const struct pilus_address *address)
+{
+	const u8 *byte = (const u8 *)address;
+
+	if (family == PILUS_FAMILY_IPV4)
+		return byte[0] == 0 || byte[0] == 127 || byte[0] >= 224;
+	return byte[0] == 0xff || (byte[0] == 0xfe && byte[1] >= 0x80) || (!address->word[0] && !address->word[1]);
+}
+
+/* To what is no pod's: with this node's own address. Which port, is chosen later (nat.h). */
+pilus_always int pilus_into_outside(const struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_flow *flow,
+				    struct pilus_flow *pair)
+{
+	bool ipv4 = packet->family == PILUS_FAMILY_IPV4;
+
+	if (!(now->flags & (ipv4 ? PILUS_SETTING_MASQUERADE_IPV4 : PILUS_SETTING_MASQUERADE_IPV6)) || !now->uplink_ifindex)
+		return -PILUS_DROP_OUTSIDE;
+	if (pilus_is_special(packet->family, &packet->destination))
+		return -PILUS_DROP_UNROUTABLE;
+	flow->nat = ipv4 ? now->node_ipv4 : now->node_ipv6;
+	if (pilus_is_special(packet->family, &flow->nat))	/* this node has no address of this family */
+		return -PILUS_DROP_OUTSIDE;
+	/* SCTP's checksum covers its ports and has no helper: two pods with one port could not be told apart. */
+	if (!packet->related && packet->protocol != PILUS_IPPROTO_TCP && packet->protocol != PILUS_IPPROTO_UDP &&
+	    !((packet->protocol == PILUS_IPPROTO_ICMP || packet->protocol == PILUS_IPPROTO_ICMPV6) &&
+	      pilus_is_echo_request(packet->protocol, packet->icmp_type)))
+		return -PILUS_DROP_NAT_PROTOCOL;
+	pilus_into_uplink(flow, now);
+	flow->path = PILUS_PATH_OUTSIDE;
+	pair->zone = PILUS_ZONE_UPLINK_IN;
+	pair->link = now->uplink_ifindex;
+	pair->path = PILUS_PATH_BACK;
+	pair->nat = packet->source;
+	pair->nat_port = packet->source_port;
+	return 0;
+}
+
 /* What both conclusions have in common, once the forward one stands. */
 pilus_always void pilus_finish(struct pilus_packet *packet, struct pilus_draft *drafted)
 {
@@ -89,7 +134,7 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
 	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
 	struct pilus_pod_range *range = NULL;
-	bool outside = false, host = false;
+	bool outside = false, host = false, node = false;
 	int result;
 
 	if (!from)
@@ -116,9 +161,14 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 		packet->destination_identity = PILUS_IDENTITY_UNKNOWN;
 		if (known) {
 			packet->destination_identity = known->identity;
+			node = known->flags & (PILUS_IPCACHE_NODE | PILUS_IPCACHE_ROUTER);
 		} else if (!range) {
 			packet->destination_identity = PILUS_IDENTITY_WORLD;
-			outside = true;
+		}
+		outside = !range && !(known && known->flags);
+		if (node && known->flags & PILUS_IPCACHE_LOCAL) {	/* another one of this host's own */
+			packet->path = PILUS_PATH_HOST;
+			host = true;
 		}
 	}
 	result = pilus_may(packet, from, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination, outside);
@@ -126,6 +176,11 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 		return result;
 	if (!(from->flags & PILUS_ENDPOINT_READY))
 		return -PILUS_DROP_ENDPOINT_NOT_READY;
+	/* What reaches a tunnel's port from this node's address is taken for this node's tunnel, and believed. Asked of the tuple
+	 * that leaves, and for the outside as well: it may be a node that we have not heard of yet. */
+	if (packet->protocol == PILUS_IPPROTO_UDP && now->tunnel_port && packet->destination_port == bpf_htons(now->tunnel_port) &&
+	    !to && (host || node || !range))
+		return -PILUS_DROP_TUNNEL_PORT;
 	flow->zone = PILUS_ZONE_POD_OUT;
 	flow->link = from->ifindex;
 	flow->endpoint = from->number;
@@ -147,11 +202,19 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 		pair->link = from->ifindex;
 		return 0;
 	}
-	if (!range)
-		return outside ? -PILUS_DROP_OUTSIDE : -PILUS_DROP_UNROUTABLE;
-	if (range->flags & PILUS_IPCACHE_LOCAL)
+	if (range && range->flags & PILUS_IPCACHE_LOCAL)
 		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
-	if (!(now->flags & PILUS_SETTING_TUNNEL) || range->tunnel_family != PILUS_FAMILY_IPV4)
+	if (!(now->flags & PILUS_SETTING_TUNNEL) && (range || node)) {
+		if (!now->uplink_ifindex)
+			return -PILUS_DROP_UNROUTABLE;
+		pilus_into_uplink(flow, now);
+		pair->zone = PILUS_ZONE_UPLINK_IN;
+		pair->link = now->uplink_ifindex;
+		return 0;
+	}
+	if (!range)
+		return pilus_into_outside(packet, now, flow, pair);
+	if (range->tunnel_family != PILUS_FAMILY_IPV4)
 		return -PILUS_DROP_UNROUTABLE;
 	pilus_into_tunnel(flow, now, &range->tunnel, packet->source_identity);
 	pair->zone = PILUS_ZONE_OVERLAY_IN;
@@ -206,6 +269,41 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	pair->zone = PILUS_ZONE_POD_OUT;
 	pair->link = to->ifindex;
 	pilus_into_tunnel(pair, now, &range->tunnel, to->identity);
+	return 0;
+}
+
+/* Direct routing: another node's pod, or its own stack, sends to one of ours. Who it is, its address says. */
+pilus_always int pilus_decide_uplink(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
+{
+	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
+	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+	struct pilus_ipcache *known;
+	int result;
+
+	if (now->flags & PILUS_SETTING_TUNNEL)
+		return -PILUS_DROP_AROUND_TUNNEL;
+	pilus_stamp(flow, pilus_slot_at(to, &packet->destination), pilus_slot_of(&packet->source));
+	to = pilus_endpoint_of(packet->family, &packet->destination);
+	if (!to)
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	if (flow->slot[1] != pilus_slot_at(to, NULL))
+		packet->uncached = 1;
+	known = pilus_ipcache_of(packet->family, &packet->source);
+	packet->source_identity = known ? known->identity : PILUS_IDENTITY_UNKNOWN;
+	packet->destination_identity = to->identity;
+	packet->endpoint = to->number;
+	result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+	if (result)
+		return result;
+	if (!(to->flags & PILUS_ENDPOINT_READY))
+		return -PILUS_DROP_ENDPOINT_NOT_READY;
+	flow->zone = PILUS_ZONE_UPLINK_IN;
+	flow->link = now->uplink_ifindex;
+	flow->endpoint = to->number;
+	pilus_into_pod(flow, to);
+	pair->zone = PILUS_ZONE_POD_OUT;
+	pair->link = to->ifindex;
+	pilus_into_uplink(pair, now);
 	return 0;
 }
 

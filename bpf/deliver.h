@@ -55,6 +55,14 @@ pilus_always bool pilus_is_router(u32 family, const struct pilus_address *addres
 	return pilus_same_address(address, &now->router_ipv6);
 }
 
+/* Whether an address is this host's own on the underlay: the one that it masquerades with. */
+pilus_always bool pilus_is_node(u32 family, const struct pilus_address *address, const struct pilus_settings *now)
+{
+	if (family == PILUS_FAMILY_IPV4)
+		return address->word[0] == now->node_ipv4.word[0];
+	return pilus_same_address(address, &now->node_ipv6);
+}
+
 /* Whether an address is one of this host's own that pods may reach. */
 pilus_always bool pilus_is_host(u32 family, const struct pilus_address *address, const struct pilus_settings *now)
 {

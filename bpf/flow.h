@@ -178,21 +178,11 @@ pilus_always u32 pilus_wire_size(struct __sk_buff *skb, u32 size, u32 headers)
 	return skb->gso_size ? skb->gso_size + headers : size;
 }
 
-/* Do what a conclusion says. TTL and MTU have been looked at. */
-pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *flow, u32 family, u32 hook)
+/* One hop on. `received`: by a link, not by a pod. */
+pilus_always int pilus_hop(struct __sk_buff *skb, u32 family, bool received)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct ethhdr *ethernet = data;
 
-	if (hook == PILUS_HOOK_POD_TO)
-		return PILUS_ACT_OK;
-	if (hook == PILUS_HOOK_OVERLAY_TO)	/* already on the tunnel's link, and no hop on: all it lacks is the key */
-		return pilus_tunnel_key(skb, &flow->tunnel, flow->tunnel_id) ? -PILUS_DROP_NO_TUNNEL_KEY : PILUS_ACT_OK;
-	/* The tunnel's link saw another destination than its own and marked the packet as somebody else's. */
-	if (hook == PILUS_HOOK_OVERLAY_FROM)
-		bpf_skb_change_type(skb, PILUS_PACKET_HOST);
-	if (flow->path == PILUS_PATH_HOST)
-		return PILUS_ACT_OK;
 	if (family == PILUS_FAMILY_IPV4) {
 		struct iphdr *ip = data + PILUS_ETHERNET_LENGTH;
 		u32 check;
@@ -208,26 +198,58 @@ pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *fl
 
 		if ((void *)(ip + 1) > end)
 			return -PILUS_DROP_WRITE_ERROR;
-		if (hook == PILUS_HOOK_OVERLAY_FROM) {
+		if (received) {
 			u8 hops = ip->hop_limit - 1;
 
 			/* A network card may have summed the whole packet (CHECKSUM_COMPLETE); IPv6 has no header checksum that
 			 * would make up for the change. */
 			if (bpf_skb_store_bytes(skb, PILUS_ETHERNET_LENGTH + PILUS_HOP_LIMIT, &hops, 1, BPF_F_RECOMPUTE_CSUM))
 				return -PILUS_DROP_WRITE_ERROR;
-			ethernet = (void *)(long)skb->data;
-			if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
-				return -PILUS_DROP_WRITE_ERROR;
 		} else {
 			ip->hop_limit--;
 		}
 	}
+	return 0;
+}
+
+/* With all four parameters, which bcc's declaration lacks one of. */
+static long (*pilus_redirect_neigh)(u32 link, void *next, int size, u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+
+/* Out by the uplink: the kernel's routes and neighbours say to whom. */
+pilus_always int pilus_out(u32 link)
+{
+	return pilus_redirect_neigh(link, NULL, 0, 0);
+}
+
+/* Do what a conclusion says. TTL and MTU have been looked at. */
+pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *flow, u32 family, u32 hook)
+{
+	struct ethhdr *ethernet;
+
+	if (hook == PILUS_HOOK_POD_TO)
+		return PILUS_ACT_OK;
+	if (hook == PILUS_HOOK_OVERLAY_TO)	/* already on the tunnel's link, and no hop on: all it lacks is the key */
+		return pilus_tunnel_key(skb, &flow->tunnel, flow->tunnel_id) ? -PILUS_DROP_NO_TUNNEL_KEY : PILUS_ACT_OK;
+	/* The tunnel's link saw another destination than its own and marked the packet as somebody else's. */
+	if (hook == PILUS_HOOK_OVERLAY_FROM)
+		bpf_skb_change_type(skb, PILUS_PACKET_HOST);
+	if (flow->path == PILUS_PATH_HOST)
+		return PILUS_ACT_OK;
+	if (pilus_hop(skb, family, hook == PILUS_HOOK_OVERLAY_FROM || hook == PILUS_HOOK_UPLINK_FROM))
+		return -PILUS_DROP_WRITE_ERROR;
+	ethernet = (void *)(long)skb->data;
+	if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
+		return -PILUS_DROP_WRITE_ERROR;
 	if (flow->path == PILUS_PATH_POD) {
 		pilus_copy_mac(ethernet->h_dest, flow->destination_mac);
 		pilus_copy_mac(ethernet->h_source, flow->source_mac);
 		/* Past the host's stack and the veth's queue; works at tc ingress alone. */
 		return bpf_redirect_peer(flow->ifindex, 0);
 	}
+	if (hook == PILUS_HOOK_UPLINK_FROM)	/* what came from there goes into a pod or nowhere */
+		return -PILUS_DROP_UNROUTABLE;
+	if (flow->path == PILUS_PATH_DIRECT)
+		return pilus_out(flow->ifindex);
 	if (flow->path != PILUS_PATH_TUNNEL)
 		return -PILUS_DROP_UNROUTABLE;
 	if (pilus_tunnel_key(skb, &flow->tunnel, flow->tunnel_id))
@@ -247,22 +269,56 @@ pilus_always void pilus_move_pair(const struct pilus_flow_key *key, u8 zone, u8 
 		pair->state = state;
 }
 
-/* An action, or PILUS_SLOW: no entry, expired, stale, from elsewhere, not plain, or too big for its path. `where`: the overlay's
- * number and outer source. */
-pilus_always int pilus_fast(struct __sk_buff *skb, u32 zone, u32 hook, const struct pilus_settings *now,
-			    const struct pilus_packet *where)
+/* Note a packet in its entry. PILUS_SLOW: it is not as simple; 1: the other direction's state has to follow. */
+pilus_always int pilus_account(struct __sk_buff *skb, const struct pilus_glance *seen, struct pilus_flow *flow, bool young,
+			       u32 seconds)
 {
-	struct pilus_glance seen = { .key.zone = zone };
+	u8 state = flow->state, before = state;
+
+	/* The other side's first packet promotes; where there is no room for it, it asks again once a second. */
+	if (young && flow->role == PILUS_FLOW_REPLY && (!flow->packets || flow->last_seen != seconds))
+		return PILUS_SLOW;
+	if (flow->mtu && seen->size > flow->mtu && pilus_wire_size(skb, seen->size, seen->headers) > flow->mtu)
+		return PILUS_SLOW;
+	if (seen->key.protocol == PILUS_IPPROTO_TCP) {
+		state = pilus_next_state(state, seen->tcp_flags, seen->size > seen->headers, young);
+		if (state != before)
+			flow->state = state;
+	}
+	pilus_note(skb, flow, seen->tcp_flags, seconds);
+	return state != before;
+}
+
+/* The entry programs are too small to rewrite a packet: a tail call does it (nat.h), which looks the entry up again. */
+pilus_always int pilus_to_translate(struct __sk_buff *skb, const struct pilus_glance *seen, u32 hook)
+{
+	u32 zero = 0;
+	struct pilus_packet *packet = scratch.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+
+	if (!packet || !drafted)
+		return PILUS_SLOW;
+	drafted->key = seen->key;
+	packet->hook = hook;
+	packet->size = seen->size;
+	packet->headers = seen->headers;
+	packet->tcp_flags = seen->tcp_flags;
+	calls.call(skb, PILUS_CALL_TRANSLATE);
+	return PILUS_SLOW;
+}
+
+/* What pilus_fast does once it has looked at the packet. */
+pilus_always int pilus_fast_seen(struct __sk_buff *skb, const struct pilus_glance *seen, u32 zone, u32 hook,
+				 const struct pilus_settings *now, const struct pilus_packet *where)
+{
 	struct pilus_flow *flow;
 	bool young = false;
 	u32 seconds;
-	u8 state;
+	int result;
 
-	if (pilus_glance_at(skb, &seen))
-		return PILUS_SLOW;
-	flow = flows.lookup(&seen.key);
+	flow = flows.lookup(&seen->key);
 	if (!flow) {
-		flow = embryonic.lookup(&seen.key);
+		flow = embryonic.lookup(&seen->key);
 		if (!flow)
 			return PILUS_SLOW;
 		young = true;
@@ -270,25 +326,31 @@ pilus_always int pilus_fast(struct __sk_buff *skb, u32 zone, u32 hook, const str
 	if (zone == PILUS_ZONE_OVERLAY_IN) {
 		if (flow->vni != where->vni || !pilus_same_address(&flow->outer, &where->outer))
 			return PILUS_SLOW;
-	} else if (flow->link != skb->ifindex) {
+	} else if (zone != PILUS_ZONE_UPLINK_IN && flow->link != skb->ifindex) {	/* all uplinks are one */
 		return PILUS_SLOW;
 	}
 	seconds = pilus_seconds();
 	if (!pilus_fresh(flow) || pilus_expired(flow, now, seconds))
 		return PILUS_SLOW;
-	/* The other side's first packet promotes; where there is no room for it, it asks again once a second. */
-	if (young && flow->role == PILUS_FLOW_REPLY && (!flow->packets || flow->last_seen != seconds))
+	if (flow->path >= PILUS_PATH_OUTSIDE)
+		return pilus_to_translate(skb, seen, hook);
+	result = pilus_account(skb, seen, flow, young, seconds);
+	if (result < 0)
 		return PILUS_SLOW;
-	if (flow->mtu && seen.size > flow->mtu && pilus_wire_size(skb, seen.size, seen.headers) > flow->mtu)
-		return PILUS_SLOW;
-	if (seen.key.protocol == PILUS_IPPROTO_TCP) {
-		state = pilus_next_state(flow->state, seen.tcp_flags, seen.size > seen.headers, young);
-		if (state != flow->state) {
-			flow->state = state;
-			pilus_move_pair(&seen.key, flow->pair_zone, state);
-		}
-	}
-	pilus_note(skb, flow, seen.tcp_flags, seconds);
+	if (result)
+		pilus_move_pair(&seen->key, flow->pair_zone, flow->state);
 	pilus_count(skb, hook, 0);
-	return pilus_replay(skb, flow, seen.key.family, hook);
+	return pilus_replay(skb, flow, seen->key.family, hook);
+}
+
+/* An action, or PILUS_SLOW: no entry, expired, stale, from elsewhere, not plain, or too big for its path. `where`: the overlay's
+ * number and outer source. MACs are not compared: the link says whose packet it is, and delivery writes others. */
+pilus_always int pilus_fast(struct __sk_buff *skb, u32 zone, u32 hook, const struct pilus_settings *now,
+			    const struct pilus_packet *where)
+{
+	struct pilus_glance seen = { .key.zone = zone };
+
+	if (pilus_glance_at(skb, &seen))
+		return PILUS_SLOW;
+	return pilus_fast_seen(skb, &seen, zone, hook, now, where);
 }

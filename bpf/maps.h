@@ -105,6 +105,10 @@ PILUS_MAP("lru_hash", struct pilus_flow_key, struct pilus_flow, embryonic, PILUS
  * Link and place -> what a datagram's first fragment said. */
 PILUS_MAP("lru_hash", struct pilus_fragment_key, struct pilus_fragment, fragments, PILUS_FRAGMENTS_SIZE, 0);
 
+/* Written and read by the programs, where an expired reply's entry makes room for another: whoever has the key, does it. Empty
+ * but for that instant. */
+PILUS_MAP("hash", struct pilus_flow_key, u32, claims, 1024, BPF_F_NO_PREALLOC);
+
 /* Written by the programs at a promotion; recounted by the observer's sweep.
  * Number of an endpoint -> how many entries of flows it holds. */
 PILUS_MAP("array", u32, struct pilus_quota, quotas, 65536, 0);

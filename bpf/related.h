@@ -13,12 +13,17 @@ pilus_always bool pilus_is_error(u8 protocol, u8 type)
 	return type >= 1 && type <= 4;		/* and too big: RFC 4443 */
 }
 
+/* The packet in an error: its connection's key as seen by the error, and where its layer-4 header is. */
+struct pilus_inner {
+	struct pilus_flow_key key;
+	u32 l4_offset;
+};
+
 /* The inner packet went the other way: its reply's entry would be in this zone. */
-pilus_always bool pilus_is_related(struct __sk_buff *skb, const struct pilus_packet *packet, const struct pilus_settings *now)
+pilus_always bool pilus_read_inner(struct __sk_buff *skb, const struct pilus_packet *packet, struct pilus_inner *inner)
 {
 	u32 offset = packet->l4_offset + 8;
 	struct pilus_flow_key key = { .zone = packet->zone, .family = packet->family };
-	struct pilus_flow *held;
 	u8 l4[8];
 
 	if (!pilus_is_error(packet->protocol, packet->icmp_type))
@@ -64,13 +69,25 @@ pilus_always bool pilus_is_related(struct __sk_buff *skb, const struct pilus_pac
 	default:
 		return false;
 	}
-	held = flows.lookup(&key);
+	inner->key = key;
+	inner->l4_offset = offset;
+	return true;
+}
+
+pilus_always bool pilus_is_related(struct __sk_buff *skb, const struct pilus_packet *packet, const struct pilus_settings *now)
+{
+	struct pilus_inner inner;
+	struct pilus_flow *held;
+
+	if (!pilus_read_inner(skb, packet, &inner))
+		return false;
+	held = flows.lookup(&inner.key);
 	if (!held)
-		held = embryonic.lookup(&key);
+		held = embryonic.lookup(&inner.key);
 	if (!held || held->flags & PILUS_FLOW_DENIED || pilus_expired(held, now, pilus_seconds()))
 		return false;
 	/* From where the reply would come: no other pod or node may speak of this connection. */
 	if (packet->zone == PILUS_ZONE_OVERLAY_IN)
 		return pilus_same_address(&held->outer, &packet->outer);
-	return held->link == skb->ifindex;
+	return packet->zone == PILUS_ZONE_UPLINK_IN || held->link == skb->ifindex;	/* all uplinks are one */
 }

@@ -5,6 +5,7 @@
  */
 #include "commit.h"
 #include "fragment.h"
+#include "nat.h"
 #include "neighbour.h"
 #include "related.h"
 #include "toobig.h"
@@ -27,6 +28,9 @@ pilus_always int pilus_arrive(struct __sk_buff *skb, struct pilus_packet *packet
 		break;
 	case PILUS_ZONE_OVERLAY_IN:
 		calls.call(skb, PILUS_CALL_ARRIVE_OVERLAY);
+		break;
+	case PILUS_ZONE_UPLINK_IN:
+		calls.call(skb, PILUS_CALL_ARRIVE_UPLINK);
 		break;
 	default:
 		calls.call(skb, PILUS_CALL_ARRIVE_HOST);
@@ -100,17 +104,14 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 		packet->denied = held->flags & PILUS_FLOW_DENIED;
 		if (held->role == PILUS_FLOW_REPLY &&
 		    !((packet->tcp_flags & (PILUS_TCP_SYN | PILUS_TCP_ACK)) == PILUS_TCP_SYN && held->state == PILUS_FLOW_CLOSING)) {
-			struct pilus_address address = packet->source;
-			__be16 port = packet->source_port;
-
 			packet->reply = 1;
 			packet->forward_zone = held->pair_zone;
 			drafted->pair_key = drafted->key;
-			pilus_turn_key(&drafted->key, &drafted->pair_key, packet->forward_zone);
-			packet->source = packet->destination;
-			packet->destination = address;
-			packet->source_port = packet->destination_port;
-			packet->destination_port = port;
+			pilus_pair_key(&drafted->key, &drafted->pair_key, held);
+			packet->source = drafted->key.source;
+			packet->destination = drafted->key.destination;
+			packet->source_port = drafted->key.source_port;
+			packet->destination_port = drafted->key.destination_port;
 			packet->source_identity = held->destination_identity;
 			packet->destination_identity = held->source_identity;
 			if (packet->protocol == PILUS_IPPROTO_ICMP)
@@ -129,6 +130,9 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 		break;
 	case PILUS_ZONE_OVERLAY_IN:
 		calls.call(skb, PILUS_CALL_DECIDE_OVERLAY);
+		break;
+	case PILUS_ZONE_UPLINK_IN:
+		calls.call(skb, PILUS_CALL_DECIDE_UPLINK);
 		break;
 	case PILUS_ZONE_HOST_OUT:
 		calls.call(skb, PILUS_CALL_DECIDE_HOST);
@@ -218,6 +222,41 @@ PILUS_TAIL(PILUS_CALL_ARRIVE_OVERLAY, arrive_overlay)
 	return pilus_exit(skb, packet, result);
 }
 
+/* By the uplink comes what answers to a masqueraded flow (uplink.c has looked), and, without a tunnel, what another node sends. */
+pilus_always int pilus_by_uplink(struct pilus_packet *packet, const struct pilus_settings *now)
+{
+	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
+	struct pilus_pod_range *range;
+	struct pilus_ipcache *known;
+
+	if (!to)
+		return pilus_is_node(packet->family, &packet->destination, now) ? 0 : -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	packet->endpoint = to->number;
+	packet->destination_identity = to->identity;
+	range = pilus_pod_range_of(packet->family, &packet->source);
+	known = pilus_ipcache_of(packet->family, &packet->source);
+	if (known)
+		packet->source_identity = known->identity;
+	if ((range && range->flags & PILUS_IPCACHE_LOCAL) || (known && known->flags & PILUS_IPCACHE_LOCAL))
+		return -PILUS_DROP_WRONG_NODE;	/* ours do not come from elsewhere */
+	return range || (known && known->flags & PILUS_IPCACHE_NODE) ? 0 : -PILUS_DROP_UNKNOWN_SENDER;
+}
+
+PILUS_TAIL(PILUS_CALL_ARRIVE_UPLINK, arrive_uplink)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	int result;
+
+	if (!packet || !now)
+		return PILUS_ACT_SHOT;
+	result = pilus_by_uplink(packet, now);
+	if (!result)
+		result = pilus_recall(skb, packet);
+	return pilus_exit(skb, packet, result);
+}
+
 PILUS_TAIL(PILUS_CALL_ARRIVE_HOST, arrive_host)
 {
 	struct pilus_packet *packet = pilus_scratch();
@@ -251,7 +290,10 @@ pilus_always int pilus_decided(struct __sk_buff *skb, struct pilus_packet *packe
 {
 	if (!result) {
 		pilus_finish(packet, drafted);
-		calls.call(skb, PILUS_CALL_COMMIT);
+		if (drafted->flow.path == PILUS_PATH_OUTSIDE)
+			calls.call(skb, packet->related ? PILUS_CALL_NAT_ERROR : PILUS_CALL_NAT);
+		else
+			calls.call(skb, PILUS_CALL_COMMIT);
 		result = -PILUS_DROP_MISSED_TAIL_CALL;
 	} else if (packet->held) {
 		struct pilus_flow *held = pilus_held(packet->reply ? &drafted->pair_key : &drafted->key);
@@ -287,6 +329,18 @@ PILUS_TAIL(PILUS_CALL_DECIDE_OVERLAY, decide_overlay)
 	return pilus_decided(skb, packet, drafted, pilus_decide_overlay(packet, now, drafted));
 }
 
+PILUS_TAIL(PILUS_CALL_DECIDE_UPLINK, decide_uplink)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+
+	if (!packet || !now || !drafted)
+		return PILUS_ACT_SHOT;
+	return pilus_decided(skb, packet, drafted, pilus_decide_uplink(packet, now, drafted));
+}
+
 PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 {
 	struct pilus_packet *packet = pilus_scratch();
@@ -297,6 +351,79 @@ PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 	if (!packet || !now || !drafted)
 		return PILUS_ACT_SHOT;
 	return pilus_decided(skb, packet, drafted, pilus_decide_host(packet, now, drafted));
+}
+
+/* A connection to the outside gets its port, or keeps it. */
+PILUS_TAIL(PILUS_CALL_NAT, nat)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+	int result;
+
+	if (!packet || !now || !drafted)
+		return PILUS_ACT_SHOT;
+	result = pilus_choose_port(packet, now, drafted);
+	if (!result) {
+		calls.call(skb, PILUS_CALL_COMMIT);
+		result = -PILUS_DROP_MISSED_TAIL_CALL;
+	}
+	return pilus_exit(skb, packet, result);
+}
+
+/* A pod's error about what came to it from the outside. */
+PILUS_TAIL(PILUS_CALL_NAT_ERROR, nat_error)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	struct pilus_inner inner = {};
+	struct pilus_flow *held;
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	int result = -PILUS_DROP_NAT_NO_MAPPING;
+
+	if (!packet || !now)
+		return PILUS_ACT_SHOT;
+	if (packet->ttl <= 1)
+		return pilus_exit(skb, packet, -PILUS_DROP_TTL_EXCEEDED);
+	if (pilus_read_inner(skb, packet, &inner) && pilus_same_address(&inner.key.source, &packet->source)) {
+		held = pilus_held(&inner.key);
+		if (held && held->path == PILUS_PATH_OUTSIDE)
+			result = pilus_translate_error(skb, packet, &inner, held);
+	}
+	if (!result)
+		result = pilus_out(now->uplink_ifindex);
+	return pilus_exit(skb, packet, result);
+}
+
+/* The fast path of a masqueraded flow, both ways. */
+PILUS_TAIL(PILUS_CALL_TRANSLATE, translate)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	struct pilus_glance seen = {};
+	u32 zero = 0;
+	struct pilus_draft *drafted = draft.lookup(&zero);
+	u32 hook, zone;
+	int result;
+
+	if (!packet || !drafted)
+		return PILUS_ACT_SHOT;
+	seen.key = drafted->key;
+	seen.size = packet->size;
+	seen.headers = packet->headers;
+	seen.tcp_flags = packet->tcp_flags;
+	hook = packet->hook;
+	zone = seen.key.zone;
+	result = pilus_fast_translate(skb, packet, &seen);
+	if (result != PILUS_SLOW)
+		return result < 0 ? pilus_exit(skb, packet, result) : result;
+	packet = pilus_begin(hook);
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	packet->zone = zone;
+	if (zone == PILUS_ZONE_POD_OUT)
+		return pilus_parse_slowly(skb, packet);
+	return pilus_uplink_slowly(skb, packet);
 }
 
 PILUS_TAIL(PILUS_CALL_COMMIT, commit)
@@ -323,12 +450,16 @@ PILUS_TAIL(PILUS_CALL_COMMIT, commit)
 		if (packet->reply) {	/* as it came, not as it was expected */
 			own->vni = packet->vni;
 			own->outer = packet->outer;
-		} else {
+		} else if (drafted->flow.path != PILUS_PATH_OUTSIDE) {
 			pilus_turn_key(&drafted->pair_key, &drafted->key, drafted->pair.zone);
 		}
 		pilus_write(skb, packet, now, drafted);
 	}
-	result = pilus_replay(skb, own, packet->family, packet->hook);
+	if (own->path >= PILUS_PATH_OUTSIDE)
+		result = pilus_translate(skb, own, packet->reply ? &drafted->pair_key : &drafted->key, packet->l4_offset,
+					 packet->fragment == PILUS_FRAGMENT_LATER);
+	else
+		result = pilus_replay(skb, own, packet->family, packet->hook);
 	if (result >= 0 && !packet->uncached && (!packet->held || packet->denied))
 		pilus_report(skb, packet, 0);
 	return pilus_exit(skb, packet, result);

@@ -6,21 +6,23 @@
 #pragma once
 #include "flow.h"
 
-#define PILUS_QUOTED 8		/* bytes of the refused packet's layer 4: ports and, of TCP, the sequence number */
+/* Bytes of the refused packet's layer 4. Eight would do for its sender; but the kernel shortens no packet to before the checksum
+ * that it has yet to fill in (CHECKSUM_PARTIAL), and TCP's ends at 18. */
+#define PILUS_QUOTED 20
 
-struct pilus_too_big_ipv4 {		/* 56 bytes */
+struct pilus_too_big_ipv4 {		/* 68 bytes */
 	struct iphdr ip;
 	u8 type, code;
 	__be16 checksum, unused, mtu;
-	u8 quoted[28];
+	u8 quoted[20 + PILUS_QUOTED];
 };
 
-struct pilus_too_big_ipv6 {		/* 96 bytes */
+struct pilus_too_big_ipv6 {		/* 108 bytes */
 	struct ipv6hdr ip;
 	u8 type, code;
 	__be16 checksum;
 	__be32 mtu;
-	u8 quoted[48];
+	u8 quoted[40 + PILUS_QUOTED];
 };
 
 pilus_always __be16 pilus_fold(u64 sum)

@@ -8,6 +8,7 @@
 
 #define PILUS_ACT_OK 0
 #define PILUS_ACT_SHOT 2
+#define PILUS_ACT_PIPE 3		/* to the next filter, or on where there is none */
 #define PILUS_RB_NO_WAKEUP 1
 #define PILUS_SECOND 1000000000ULL
 
@@ -144,6 +145,16 @@ pilus_always struct pilus_packet *pilus_begin(u32 hook)
 		packet->hook = hook;
 	}
 	return packet;
+}
+
+/* To the uplink's own slow path, which passes to the host's stack what is not ours (uplink.c). */
+pilus_always int pilus_uplink_slowly(struct __sk_buff *skb, struct pilus_packet *packet)
+{
+	if (skb->protocol == bpf_htons(PILUS_ETHERTYPE_IPV4))
+		calls.call(skb, PILUS_CALL_UPLINK_IPV4);
+	else
+		calls.call(skb, PILUS_CALL_UPLINK_IPV6);
+	return pilus_drop(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
 }
 
 /* To the slow path: parse, arrive, decide, commit, each a tail call (slow.c). */

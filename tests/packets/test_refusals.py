@@ -194,7 +194,8 @@ def test_the_outside(harness: Harness, family: int) -> None:
 
 
 def test_no_way_to_another_nodes_pods_without_a_tunnel(harness: Harness, family: int) -> None:
-    harness.node.settings(flags=1)
+    """Directly, it would be by the uplink (test_uplink_world.py); this node has none."""
+    harness.node.settings(flags=1, uplink_ifindex=0)
     _refused(harness, from_pod(CLIENT, FAR.address(family), tcp(1, 80)), "UNROUTABLE", destination_identity=FAR.identity)
 
 
@@ -298,7 +299,18 @@ def test_a_flood_of_refusals_is_counted_whole_and_told_in_part(testrun: TestRun,
 
 # Reasons that a healthy kernel can't show: a missed tail call, a write that failed after its bounds were checked.
 _IMPOSSIBLE = {"MISSED_TAIL_CALL", "WRITE_ERROR", "NO_TUNNEL_KEY", "UNKNOWN_L3", "UNKNOWN_TARGET", "INVALID_IDENTITY"}
-_ELSEWHERE = {"POLICY", "POLICY_DENY", "FRAGMENT", "FRAGMENT_NOT_FOUND", "TOO_BIG"}  # in the other files
+_ELSEWHERE = {
+    "POLICY",
+    "POLICY_DENY",
+    "FRAGMENT",
+    "FRAGMENT_NOT_FOUND",
+    "TOO_BIG",
+    "NAT_NO_MAPPING",
+    "NAT_PROTOCOL",
+    "AROUND_TUNNEL",
+    "UNTRANSLATED",
+    "TUNNEL_PORT",
+}  # in the other files
 
 
 def test_no_reason_is_forgotten(testrun: Harness) -> None:

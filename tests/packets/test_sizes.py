@@ -17,7 +17,7 @@ MTU = 1400
 
 def _too_big(family: int, pod: Pod, about: Packet) -> bytes:
     """From the gateway: the path's MTU and the beginning of the packet, as it was sent."""
-    head = raw(about)[14 : 14 + (28 if family == 4 else 48)]
+    head = raw(about)[14 : 14 + (40 if family == 4 else 60)]
     ethernet = Ether(src=pod.gateway_mac, dst=pod.mac)
     if family == 4:
         return raw(ethernet / IP(src=router(4), dst=pod.address(4), ttl=64, id=0) / ICMP(type=3, code=4, nexthopmtu=MTU) / head)

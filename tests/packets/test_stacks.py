@@ -1,16 +1,21 @@
 """Real stacks at both ends: addresses resolved through our answers, checksums and segments as a kernel makes and checks them."""
 
 import errno
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+from scapy.layers.inet import TCP
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 from tests.packets.harness import netns
-from tests.packets.harness.actors import CLIENT, FAR, WEB
-from tests.packets.harness.frames import router
+from tests.packets.harness.actors import CLIENT, FAR, THERE, WEB
+from tests.packets.harness.frames import raw, router, tunnelled
 from tests.packets.harness.node import Node, Rule, Side
+from tests.packets.harness.scenario import FromTunnel
 from tests.packets.harness.wire import Wire
 
 from pilus_maps import Datapath
@@ -56,7 +61,12 @@ def _transfer(family: int, client: int, server: int, address: str, port: int) ->
     got = 0
     with _socket(client, family, socket.SOCK_STREAM) as asking:
         asking.connect((address, port))
-        sending = threading.Thread(target=lambda: (asking.sendall(b"x" * SIZE), asking.shutdown(socket.SHUT_WR)), daemon=True)
+
+        def send() -> None:
+            asking.sendall(b"x" * SIZE)
+            asking.shutdown(socket.SHUT_WR)
+
+        sending = threading.Thread(target=send, daemon=True)
         sending.start()
         while data := asking.recv(1 << 16):
             got += len(data)
@@ -101,6 +111,36 @@ def test_a_pod_learns_the_tunnels_mtu(stacks: Wire, family: int) -> None:
             sending.send(b"x" * 1420)
         assert refused.value.errno == errno.EMSGSIZE
         assert sending.getsockopt(level, mtu) == 1400
+
+
+def test_tcp_learns_the_tunnels_mtu(stacks: Wire, family: int) -> None:
+    """Segments as its stack hands them over: many in one buffer, their checksums not filled in yet."""
+    stacks.node.reset(mtu=1400)
+    head = 20 if family == 4 else 40
+
+    def tunnelled_out(least: int) -> Packet:
+        """The next TCP packet into the tunnel with as much payload."""
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            for frame in stacks.taken().get("underlay", []):
+                inner = Ether(frame[14 + 20 + 8 + 8 :])
+                if inner.haslayer(TCP) and len(bytes(inner[TCP].payload)) >= least:
+                    return inner
+            time.sleep(0.01)
+        raise AssertionError("nothing came")
+
+    stacks.taken()
+    with _socket(stacks.pods["client"], family, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        asking.connect_ex((FAR.address(family), 80))
+        first = tunnelled_out(0)[TCP]
+        accepted = TCP(sport=80, dport=first.sport, flags="SA", seq=9, ack=first.seq + 1, window=65535, options=[("MSS", 1460)])
+        stacks.inject(FromTunnel(THERE, FAR.identity), raw(tunnelled(FAR.address(family), CLIENT.address(family), accepted)))
+        assert select.select([], [asking], [], PATIENCE)[1]
+        asking.send(b"x" * 8000)
+        segment = tunnelled_out(1000)
+        assert segment[TCP].seq == first.seq + 1
+        assert len(bytes(segment[TCP].payload)) % (1400 - head - 20) == 0  # a veth carries them in one buffer still
 
 
 def test_a_large_datagram_between_pods(stacks: Wire, family: int) -> None:

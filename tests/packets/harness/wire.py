@@ -145,7 +145,7 @@ class Wire:
 
     # -- playing -------------------------------------------------------------------------------------------------------
 
-    def _taken(self) -> dict[str, list[bytes]]:
+    def taken(self) -> dict[str, list[bytes]]:
         """What has come in at every end since the last call; what the end itself sent is left out."""
         found: dict[str, list[bytes]] = {}
         for name, end in self.ends.items():
@@ -186,13 +186,13 @@ class Wire:
 
     def send(self, at: Point, frame: bytes) -> Outcome:
         hook = self.node.hooks[HOOKS[type(at)]]
-        self._taken()
+        self.taken()
         self.node.events()
         before = self.node.counters()
         self.inject(at, frame)
         reason = self._counted(hook, before)
         time.sleep(0.005)  # a wrong copy elsewhere comes as fast as the right one
-        taken = self._taken()
+        taken = self.taken()
         events = [event for event in self.node.events() if event["hook"] == hook]
         if reason and reason != self.node.reason("TOO_BIG"):
             assert not taken, f"dropped with {reason}, yet seen at {', '.join(taken)}"
