@@ -47,6 +47,16 @@ Ipv4Pool = Annotated[tuple[IPv4Network, ...], BeforeValidator(_words)]
 Ipv6Pool = Annotated[tuple[IPv6Network, ...], BeforeValidator(_words)]
 
 
+def _port_range(value: object) -> object:
+    """`61000-65535`, or with a comma between, as node-port-range has it."""
+    return tuple(value.replace(",", "-").split("-")) if isinstance(value, str) else value
+
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+PortRange = Annotated[tuple[Port, Port], BeforeValidator(_port_range)]
+_NODE_PORTS = (30000, 32767)
+
+
 class Settings(BaseModel):
     """One cluster's settings. Field `cluster_name` is the key `cluster-name`, and so on."""
 
@@ -76,6 +86,8 @@ class Settings(BaseModel):
     enable_ipv6: bool = False
     enable_ipv4_masquerade: bool = True
     enable_ipv6_masquerade: bool = True
+    # Our own key. Nothing on a node may listen on these: above the kernel's own choice (32768-60999) and NodePorts (30000-32767).
+    masquerade_port_range: PortRange = (61000, 65535)
 
     # Pod ranges.
     ipam: Literal["cluster-pool"] = "cluster-pool"
@@ -100,6 +112,11 @@ class Settings(BaseModel):
     def _consistent(self) -> "Settings":
         if not (self.enable_ipv4 or self.enable_ipv6):
             raise ValueError("one of enable-ipv4 and enable-ipv6 has to be true")
+        first, last = self.masquerade_port_range
+        if first > last:
+            raise ValueError(f"masquerade-port-range {first}-{last} is empty")
+        if first <= _NODE_PORTS[1] and last >= _NODE_PORTS[0]:
+            raise ValueError(f"masquerade-port-range {first}-{last} overlaps the NodePorts, 30000-32767")
         pools = ((self.cluster_pool_ipv4_cidr, self.cluster_pool_ipv4_mask_size, self.enable_ipv4, 4),
                  (self.cluster_pool_ipv6_cidr, self.cluster_pool_ipv6_mask_size, self.enable_ipv6, 6))  # fmt: skip
         for networks, mask, enabled, family in pools:

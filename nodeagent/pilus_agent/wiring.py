@@ -21,7 +21,15 @@ from pilus_agent.desired.addresses import family, raw
 from pilus_agent.desired.endpoints import Endpoint, mac
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
-from pilus_agent.desired.nodes import RangeIndex, address_rows, believed_ranges, pod_range_rows, remote_ranges, tunnel_of
+from pilus_agent.desired.nodes import (
+    RangeIndex,
+    address_rows,
+    believed_ranges,
+    direct_routes,
+    pod_range_rows,
+    remote_ranges,
+    tunnel_of,
+)
 from pilus_agent.diff.generations import endpoint_slot
 from pilus_agent.diff.order import WRITE_ORDER
 from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Node
@@ -41,7 +49,7 @@ NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp"
 INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
 # enum pilus_setting
-_READY, _TUNNEL = 1, 2
+_READY, _TUNNEL, _MASQUERADE_IPV4, _MASQUERADE_IPV6 = 1, 2, 4, 8
 _AUDIT_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 
@@ -251,8 +259,10 @@ class Wiring:
             self._plan = None
         else:
             tunnel = self.settings.routing_mode == "tunnel"
+            direct = () if tunnel or not self.settings.auto_direct_node_routes else direct_routes(held, self.facts.nodes, self.node)
             self._plan = NodePlan(underlay, routers_of(own.ranges), tuple(remote_ranges(held, self.node)), tunnel,
-                                  self.settings.tunnel_port, self.settings.mtu)  # fmt: skip
+                                  self.settings.tunnel_port, self.settings.mtu, tuple(direct),
+                                  self.settings.masquerade_port_range if self._masqueraded() else None)  # fmt: skip
 
     async def _ensure_links(self) -> bool:
         plan = self._plan
@@ -348,10 +358,17 @@ class Wiring:
         own, links = self.own, self.links
         if own is None or links is None:
             return
+        tunnel = self.settings.routing_mode == "tunnel"
+        first, last = self.settings.masquerade_port_range
         value: dict[str, Any] = {
-            "flags": _READY | (_TUNNEL if self.settings.routing_mode == "tunnel" else 0),
+            "flags": _READY | (_TUNNEL if tunnel else 0) | self._masqueraded(),
             "tunnel_ifindex": links.tunnel_ifindex,
+            "tunnel_mtu": links.pod_mtu if tunnel else 0,
+            "tunnel_port": self.settings.tunnel_port if tunnel else 0,
             "uplink_ifindex": links.uplink_ifindex,
+            "uplink_mtu": links.uplink_mtu,
+            "nat_first": first,
+            "nat_last": last,
             "cluster": self.settings.cluster_id,
             "event_rate": 100,
             "event_burst": 200,
@@ -360,6 +377,13 @@ class Wiring:
             for address in addresses:
                 value.setdefault(f"{name}_ipv{address.version}", raw(address))
         self.tables.want("settings", 0, value)
+
+    def _masqueraded(self) -> int:
+        """The families that pods reach the outside with, as enum pilus_setting."""
+        held = self.settings
+        return (_MASQUERADE_IPV4 if held.enable_ipv4 and held.enable_ipv4_masquerade else 0) | (
+            _MASQUERADE_IPV6 if held.enable_ipv6 and held.enable_ipv6_masquerade else 0
+        )
 
     # -- audit -----------------------------------------------------------------------------------------------------------
 
@@ -395,7 +419,12 @@ class Wiring:
     def _audit(self) -> tuple[list[str], list[str]]:
         netlink = self.kernel.netlink()
         wanted = [ROUTER_LINK, TUNNEL_LINK] if self.settings.routing_mode == "tunnel" else [ROUTER_LINK]
-        return audit(netlink, self.kernel.datapath), [name for name in wanted if not netlink.index(name)]
+        missing = [name for name in wanted if not netlink.index(name)]
+        uplink = self.links.uplink_ifindex if self.links else 0
+        if self._made and netlink.uplink_of(self._made.underlay) != uplink:  # made anew, or its address moved to another
+            missing.append("uplink")
+            uplink = 0
+        return audit(netlink, self.kernel.datapath, uplink), missing
 
 
 def _put(held: dict[str, Any], key: str, fact: Any) -> None:

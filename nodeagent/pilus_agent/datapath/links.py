@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from pilus_agent.datapath import ports
 from pilus_agent.facts import Address, Network
 from pilus_api.errors import PilusError
 
@@ -34,6 +35,7 @@ _NO_DAD = 0x02
 _PERMANENT = 0x80
 _LINK_LOCAL = 253  # a scope
 _KERNELS_OWN = 2  # a route's origin
+_OURS = 214  # another one, in the range that is free for everybody (linux/rtnetlink.h): by it our routes are known as ours
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -135,6 +137,10 @@ class Netlink:
 
     # -- the node's own links --------------------------------------------------------------------------------------------
 
+    def reserve_ports(self, first: int, last: int) -> bool:
+        """Ports for masquerading, kept from this node's own sockets. Raises PilusError."""
+        return ports.reserve(first, last)
+
     @_or_else("make the node's router link")
     def ensure_router(self, addresses: Iterable[Address], mtu: int) -> int:
         """The permanent link that holds the node's addresses out of its pod ranges. Returns its index."""
@@ -206,6 +212,25 @@ class Netlink:
             more = {"prefsrc": str(source[network.version])} if network.version in source else {}
             self._ip.route("replace", dst=text, oif=index, family=_family(network), **more)
 
+    @_or_else("set the routes to other nodes' pods")
+    def ensure_direct_routes(self, index: int, wanted: Mapping[Network, Address]) -> None:
+        """Exactly these ranges by these nodes' addresses, among what else a link has; only routes that bear our mark are removed.
+        Raises LinkError, also where a node is not on the link: then somebody else has to route to it."""
+        gateways = {str(network): (network, str(gateway)) for network, gateway in wanted.items()}
+        held = set()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for route in self._ip.get_routes(family=family, oif=index, table=254):
+                text = f"{route.get('RTA_DST')}/{route['dst_len']}"
+                if route["proto"] != _OURS:
+                    continue
+                if text not in gateways:
+                    self._ip.route("del", dst=text, oif=index, family=family, proto=_OURS)
+                elif route.get("RTA_GATEWAY") == gateways[text][1]:
+                    held.add(text)
+        for text, (network, gateway) in gateways.items():
+            if text not in held:
+                self._ip.route("replace", dst=text, gateway=gateway, oif=index, family=_family(network), proto=_OURS)
+
     # -- pods ------------------------------------------------------------------------------------------------------------
 
     @_or_else("make the link of a pod")
@@ -269,14 +294,16 @@ class Netlink:
     # -- filters ---------------------------------------------------------------------------------------------------------
 
     @_or_else("attach programs to a link")
-    def attach(self, ifindex: int, ingress: tuple[str, int], egress: tuple[str, int]) -> None:
-        """Both programs, each a name and a descriptor, on clsact, in place of what was there under our handle."""
+    def attach(self, ifindex: int, ingress: tuple[str, int], egress: tuple[str, int], *, priority: int = 1) -> None:
+        """Both programs, each a name and a descriptor, on clsact, in place of what was there under our handle. Filters of other
+        priorities stay."""
         with _suppress(errno.EEXIST):
             self._ip.tc("add", "clsact", ifindex)
         for parent, (name, fd) in ((_INGRESS, ingress), (_EGRESS, egress)):
-            self._ip.tc("replace-filter", "bpf", ifindex, parent=parent, fd=fd, name=name, direct_action=True, prio=1, handle=1)
+            self._ip.tc("replace-filter", "bpf", ifindex, parent=parent, fd=fd, name=name, direct_action=True,
+                        prio=priority, handle=1)  # fmt: skip
 
-    def attached(self, ifindex: int) -> dict[str, str]:
+    def attached(self, ifindex: int, *, priority: int = 1) -> dict[str, str]:
         """The filters' names by where they are: {"ingress": name, "egress": name}; only what is there under our handle."""
         found = {}
         for side, parent in (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3)):
@@ -287,7 +314,7 @@ class Netlink:
             for one in filters:
                 options: Any = one.get("TCA_OPTIONS")
                 name = options.get("TCA_BPF_NAME") if options else None
-                if name:
+                if name and one["handle"] == 1 and one["info"] >> 16 == priority:
                     found[side] = str(name)
         return found
 

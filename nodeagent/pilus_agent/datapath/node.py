@@ -5,6 +5,7 @@ second: a link or filter that somebody took away is back by then, and meanwhile 
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from pilus_agent.datapath.links import TUNNEL_LINK, Netlink, PodLink
 from pilus_agent.facts import Address, Network
@@ -12,6 +13,8 @@ from pilus_maps import Datapath
 
 # VXLAN over IPv4: outer Ethernet is not counted, IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14. Over IPv6 20 more.
 _OVERHEAD = {4: 50, 6: 70}
+# The uplink is everybody's: ours stand behind what others attach at the usual 1, and pass on what is not ours.
+_UPLINK_PRIORITY: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class NodePlan:
     tunnel: bool
     tunnel_port: int
     mtu: int  # 0: that of the uplink
+    direct: tuple[tuple[Network, Address], ...] = ()  # other nodes' ranges by the node's address, without a tunnel
+    nat_ports: tuple[int, int] | None = None  # what masquerading gives out; None: nothing is masqueraded
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,13 @@ class NodeLinks:
     router_ifindex: int
     tunnel_ifindex: int
     pod_mtu: int
+    uplink_mtu: int
 
 
 def ensure_node(netlink: Netlink, datapath: Datapath, plan: NodePlan) -> NodeLinks:
     """Raises LinkError, and NetlinkError where the kernel refuses."""
     uplink = netlink.uplink_of(plan.underlay)
-    mtu = plan.mtu or netlink.mtu(uplink)
+    uplink_mtu = mtu = plan.mtu or netlink.mtu(uplink)
     if plan.tunnel:
         mtu -= _OVERHEAD[plan.underlay.version]
     router = netlink.ensure_router(plan.routers, mtu)
@@ -46,29 +52,35 @@ def ensure_node(netlink: Netlink, datapath: Datapath, plan: NodePlan) -> NodeLin
         tunnel = netlink.ensure_tunnel(plan.tunnel_port, mtu)
         attach(netlink, datapath, tunnel, "overlay")
         netlink.ensure_routes(tunnel, plan.remote, {address.version: address for address in plan.routers})
-    return NodeLinks(uplink, router, tunnel, mtu)
+    if plan.nat_ports is not None:
+        netlink.reserve_ports(*plan.nat_ports)
+    netlink.ensure_direct_routes(uplink, dict(plan.direct))
+    attach(netlink, datapath, uplink, "uplink", _UPLINK_PRIORITY)
+    return NodeLinks(uplink, router, tunnel, mtu, uplink_mtu)
 
 
-def attach(netlink: Netlink, datapath: Datapath, ifindex: int, place: str) -> bool:
-    """`pod` or `overlay`: both of its programs, where they are not yet. Whether something had to be done.
+def attach(netlink: Netlink, datapath: Datapath, ifindex: int, place: str, priority: int = 1) -> bool:
+    """`pod`, `overlay` or `uplink`: both of its programs, where they are not yet. Whether something had to be done.
 
     A filter bears the program's name and the load's hash: so a filter of an older load is known without asking the kernel for
     the program behind it.
     """
     ingress, egress = datapath.program(f"{place}_from"), datapath.program(f"{place}_to")
     wanted = {"ingress": f"{ingress.name}-{datapath.hash}", "egress": f"{egress.name}-{datapath.hash}"}
-    if netlink.attached(ifindex) == wanted:
+    if netlink.attached(ifindex, priority=priority) == wanted:
         return False
-    netlink.attach(ifindex, (wanted["ingress"], ingress.fd), (wanted["egress"], egress.fd))
+    netlink.attach(ifindex, (wanted["ingress"], ingress.fd), (wanted["egress"], egress.fd), priority=priority)
     return True
 
 
-def audit(netlink: Netlink, datapath: Datapath) -> list[str]:
-    """Every pod's link and the tunnel: which had lost a filter, or had one of an older load."""
+def audit(netlink: Netlink, datapath: Datapath, uplink: int = 0) -> list[str]:
+    """Every pod's link, the tunnel and the uplink: which had lost a filter, or had one of an older load."""
     repaired = [link.name for link in netlink.pod_links() if attach(netlink, datapath, link.ifindex, "pod")]
     tunnel = netlink.index(TUNNEL_LINK)
     if tunnel and attach(netlink, datapath, tunnel, "overlay"):
         repaired.append(TUNNEL_LINK)
+    if uplink and attach(netlink, datapath, uplink, "uplink", _UPLINK_PRIORITY):
+        repaired.append("uplink")
     return repaired
 
 

@@ -86,5 +86,15 @@ def address_rows(node: Node, own: str, ranges: RangeIndex) -> Iterator[Row]:
             yield host_prefix(address), {"identity": identity, "flags": ROUTER | mark, **_tunnel(node, own)}
 
 
+def direct_routes(ranges: Mapping[Network, str], nodes: Mapping[str, Node], own: str) -> Iterator[tuple[Network, Address]]:
+    """Other nodes' ranges, each by the node's first address of the same family. A node without one has no route here."""
+    for network, name in ranges.items():
+        if name == own:
+            continue
+        gateway = next((address for address in nodes[name].addresses if address.version == network.version), None)
+        if gateway is not None:
+            yield network, gateway
+
+
 def remote_ranges(ranges: Mapping[Network, str], own: str) -> Iterable[Network]:
     return [network for network, name in ranges.items() if name != own]

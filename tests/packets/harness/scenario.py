@@ -41,9 +41,20 @@ class FromStack:
     forwarded: bool = False
 
 
-Point = FromPod | FromHost | FromTunnel | FromStack
+@dataclass(frozen=True, slots=True)
+class FromOutside:
+    """It comes in by the uplink."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToOutside:
+    """It leaves by the uplink, whoever sent it there."""
+
+
+Point = FromPod | FromHost | FromTunnel | FromStack | FromOutside | ToOutside
 HOOKS: Final = {FromPod: "PILUS_HOOK_POD_FROM", FromHost: "PILUS_HOOK_POD_TO", FromTunnel: "PILUS_HOOK_OVERLAY_FROM",
-                FromStack: "PILUS_HOOK_OVERLAY_TO"}  # fmt: skip
+                FromStack: "PILUS_HOOK_OVERLAY_TO", FromOutside: "PILUS_HOOK_UPLINK_FROM",
+                ToOutside: "PILUS_HOOK_UPLINK_TO"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,13 @@ class Tunnelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """Out by the uplink; a test run can't tell that from the tunnel."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
     """Something comes back to the pod that sent; with a reason, its packet is counted as dropped all the same."""
 
@@ -78,7 +96,7 @@ class Answered:
     reason: str = ""
 
 
-Expectation = Dropped | Delivered | ToHost | Tunnelled | Answered
+Expectation = Dropped | Delivered | ToHost | Tunnelled | Sent | Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +111,7 @@ class Step:
 class Outcome:
     """What became of a frame. `to` is a pod's name, `host`, a node's name, or empty; `vni` is None where it can't be seen."""
 
-    verdict: str  # dropped, delivered, host, tunnelled, answered
+    verdict: str  # dropped, delivered, host, tunnelled (or sent by the uplink), answered
     reason: int = 0
     to: str = ""
     frame: bytes = b""
@@ -134,6 +152,9 @@ def check(node: Node, step: Step, out: Outcome) -> None:
             assert out.verdict == "tunnelled", f"expected tunnelled, got {got}{sent}"
             assert out.to in (to.name, ""), f"expected to {to.name}, got {out.to}"
             assert out.vni in (vni, None), f"expected VNI {vni}, got {out.vni}"
+            assert out.frame == frame, _differs(step, frame, out.frame)
+        case Sent(frame):
+            assert (out.verdict, out.to) == ("tunnelled", ""), f"expected to leave, got {got}{sent}"
             assert out.frame == frame, _differs(step, frame, out.frame)
         case ToHost(maybe):
             assert out.verdict == "host", f"expected to the host, got {got}{sent}"

@@ -9,9 +9,9 @@ from pyroute2 import IPRoute
 from tests.packets.harness import netns
 from tests.packets.harness.actors import LOCAL_PODS, mac_bytes, packed
 from tests.packets.harness.node import Node
-from tests.packets.harness.scenario import HOOKS, FromHost, FromPod, FromStack, Outcome, Point
+from tests.packets.harness.scenario import HOOKS, FromHost, FromOutside, FromPod, FromStack, Outcome, Point, ToOutside
 
-_OK, _SHOT, _REDIRECT = 0, 2, 7
+_OK, _SHOT, _PIPE, _REDIRECT = 0, 2, 3, 7
 OVERLAY_BODY = "overlay_body"
 
 
@@ -49,6 +49,9 @@ class TestRun:
                 came = self.node.uplink_ifindex if at.forwarded else 0
                 program = datapath.program("overlay_to")
                 return program.test_run(frame, ifindex=self.node.tunnel_ifindex, ingress_ifindex=came, repeat=repeat)
+            if isinstance(at, FromOutside | ToOutside):
+                program = datapath.program("uplink_from" if isinstance(at, FromOutside) else "uplink_to")
+                return program.test_run(frame, ifindex=self.node.uplink_ifindex, repeat=repeat)
             key = {"hook": self.node.hooks["PILUS_HOOK_OVERLAY_FROM"], "vni": at.vni, "outer": packed(at.node.underlay)}
             datapath.map("scratch").update(0, key)
             return datapath.program(OVERLAY_BODY).test_run(frame, ifindex=self.node.tunnel_ifindex, repeat=repeat)
@@ -67,10 +70,13 @@ class TestRun:
         events = self.node.events()
         if verdict == _SHOT:
             return Outcome("dropped", reason, "", after, None, events)
+        if verdict == _PIPE:
+            assert isinstance(at, FromOutside | ToOutside), "only the uplink has filters of others behind ours"
+            verdict = _OK
         if verdict == _OK:
             if isinstance(at, FromHost):
                 return Outcome("delivered", 0, at.pod.name, after, None, events)
-            if isinstance(at, FromStack):
+            if isinstance(at, FromStack | ToOutside):
                 return Outcome("tunnelled", 0, "", after, None, events)
             return Outcome("host", 0, "host", after, None, events)
         assert verdict == _REDIRECT, f"action {verdict}"

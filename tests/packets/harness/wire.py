@@ -15,7 +15,7 @@ from scapy.layers.l2 import Ether
 from tests.packets.harness import netns
 from tests.packets.harness.actors import HERE, LOCAL_PODS, NODES, Pod
 from tests.packets.harness.node import Node
-from tests.packets.harness.scenario import HOOKS, FromHost, FromPod, FromStack, Outcome, Point
+from tests.packets.harness.scenario import HOOKS, FromHost, FromOutside, FromPod, FromStack, Outcome, Point, ToOutside
 
 _ETH_P_ALL: Final = 3
 _OUTGOING: Final = 4
@@ -166,6 +166,8 @@ class Wire:
                 own.bind((at.pod.link if isinstance(at, FromHost) else "tunnel", 0))
                 with suppress(OSError):  # ENOBUFS: dropped at the link's egress
                     own.send(frame)
+        elif isinstance(at, FromOutside | ToOutside):
+            raise TypeError("the wire has no uplink programs: see world.py")
         else:
             outer = Ether(src=at.node.mac, dst=HERE.mac) / IP(src=at.node.underlay, dst=HERE.underlay)
             vxlan = bytes.fromhex("08000000") + at.vni.to_bytes(3, "big") + b"\0"

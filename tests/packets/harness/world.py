@@ -45,6 +45,10 @@ def masquerading(node: Node, *, tunnel: bool = True, **changed: Any) -> None:
     node.settings(**(values | changed))
 
 
+def _is_link_message(packet: IPv6) -> bool:
+    return bool(packet.nh == 58 and packet.payload.type in range(133, 138))
+
+
 class World:
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -180,9 +184,9 @@ class World:
         return found
 
     def left(self) -> list[Ether]:
-        """Those that have left, but for the stack's own neighbour discovery."""
-        return [one for one in self.captured() if one.src == HERE.mac and not (one.haslayer(IPv6) and one[IPv6].nh == 58
-                and one[IPv6].payload.type in range(130, 138))]  # fmt: skip
+        """Those that have left, but for what a stack tells its link: neighbour discovery, group memberships."""
+        found = [one for one in self.captured() if one.src == HERE.mac]
+        return [one for one in found if not (one.haslayer(IPv6) and (one.dst.startswith("33:33:") or _is_link_message(one[IPv6])))]
 
     def inject(self, frame: Any) -> None:
         """From the outside, as it is."""

@@ -6,18 +6,20 @@ It may be full, refuse, stop in the middle of a batch, or let a write wait for a
 import asyncio
 import errno
 import importlib.util
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from unittest.mock import patch
 
 import pytest
 
 from pilus_agent.attachments import key_of
+from pilus_agent.datapath import cgroup
 from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.links import LinkError, Netlink, PodLink
 from pilus_agent.desired.identities import labels_of
@@ -35,7 +37,7 @@ from pilus_maps import Datapath, KernelError, Program
 P = ParamSpec("P")
 T = TypeVar("T")
 ROOT = Path(__file__).parents[3]
-PATIENCE = 20.0
+PATIENCE = 5.0
 Rows = dict[str, dict[bytes, bytes]]
 
 
@@ -88,6 +90,9 @@ class FakeNetlink(Netlink):
         self.fail: dict[str, Exception] = {}
         self.events: list[tuple[str, object]] = []
         self.routes: set[Network] = set()
+        self.direct_routes: dict[Network, Address] = {}
+        self.reserved: tuple[int, int] | None = None
+        self.uplink = FakeLink("eth0", 1)
         self._last = 1
 
     def _maybe(self, what: str, of: object = "") -> None:
@@ -101,7 +106,7 @@ class FakeNetlink(Netlink):
         return self.links[name]
 
     def _at(self, index: int) -> FakeLink:
-        return next(link for link in self.links.values() if link.index == index)
+        return next(link for link in (self.uplink, *self.links.values()) if link.index == index)
 
     def close(self) -> None: ...
 
@@ -130,6 +135,13 @@ class FakeNetlink(Netlink):
     def ensure_routes(self, index: int, ranges: Iterable[Network], source: dict[int, Address]) -> None:
         self.routes = set(ranges)
 
+    def ensure_direct_routes(self, index: int, wanted: Mapping[Network, Address]) -> None:
+        self.direct_routes = dict(wanted)
+
+    def reserve_ports(self, first: int, last: int) -> bool:
+        self.reserved = (first, last)
+        return True
+
     def create_pod_link(self, name: str, container: str, netns: int, inside: str, macs: tuple[str, str], mtu: int) -> int:
         self._maybe("create_pod_link", name)
         if name in self.links:
@@ -155,11 +167,11 @@ class FakeNetlink(Netlink):
         if name in self.links:
             self.links[name].up = False
 
-    def attach(self, ifindex: int, ingress: tuple[str, int], egress: tuple[str, int]) -> None:
+    def attach(self, ifindex: int, ingress: tuple[str, int], egress: tuple[str, int], *, priority: int = 1) -> None:
         self._maybe("attach", ifindex)
         self._at(ifindex).filters = {"ingress": ingress[0], "egress": egress[0]}
 
-    def attached(self, ifindex: int) -> dict[str, str]:
+    def attached(self, ifindex: int, *, priority: int = 1) -> dict[str, str]:
         return dict(self._at(ifindex).filters)
 
 
@@ -301,6 +313,13 @@ def allow_from(subject: str, *peers: str, port: int = 80) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def no_cgroup() -> Iterator[None]:
+    """Nothing is attached to this machine's own cgroups."""
+    with patch.object(cgroup, "node_folder", return_value=Path("/nowhere")), patch.object(cgroup, "attach", return_value=[]):
+        yield
+
+
 class World:
     """One agent's wiring on a fake kernel."""
 
@@ -308,6 +327,7 @@ class World:
         self.kernel = kernel
         self.wiring = Wiring("n1", Settings(**settings), kernel, needed)
         self.tables = self.wiring.tables
+        self.task: asyncio.Task[None] | None = None
 
     def begin(self, *nodes: Node) -> None:
         for node in nodes or (OWN, OTHER):
@@ -328,17 +348,21 @@ class World:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.wiring.run(), name="wiring")
-        try:
-            yield
-            if task.done():
-                task.result()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        with no_cgroup():
+            task = self.task = asyncio.create_task(self.wiring.run(), name="wiring")
+            try:
+                yield
+                if task.done():
+                    task.result()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def realise(self) -> None:
-        assert await self.wiring.realise(PATIENCE), self.wiring.trouble
+        if not await self.wiring.realise(PATIENCE):
+            if self.task is not None and self.task.done():
+                self.task.result()
+            raise AssertionError(f"not within {PATIENCE:.0f} s: {self.wiring.trouble}")
 
     def rows(self, table: str) -> list[tuple[Any, Any]]:
         return decoded(self.tables, self.kernel.rows, table)
