@@ -97,9 +97,8 @@ class Demo:
         say("The events for them, from the kernel of each node")
         for node in ("n1", "n2"):
             lines = self._ask(node, "monitor", "--last", "500", "--no-follow").splitlines()
-            told = [line for line in lines if "default/" in line]
-            denied = [line for line in told if "DROPPED" in line]
-            passed = [line for line in told if "FORWARDED" in line]
+            denied = [line for line in lines if "DROPPED" in line and "default/stranger" in line]
+            passed = [line for line in lines if "FORWARDED" in line and "default/client" in line and "default/web" in line]
             show(f"pilus monitor --no-follow    # on node {node}: the last of each kind", "\n".join(passed[-4:] + denied[-4:]))
 
     def next(self) -> None:
@@ -111,13 +110,13 @@ class Demo:
   make demo-down      takes everything down and leaves nothing behind (without make: e2e/demo-down.sh)""")
 
 
-def up() -> int:
+def up(name: str) -> int:
     began = time.monotonic()
-    if (states() / NAME / "lab.json").exists():
+    if (states() / name / "lab.json").exists():
         print("the demo is up already, or was cut off: make demo-down, then make demo", file=sys.stderr)
         return 1
     say("A cluster of two nodes: etcd, kube-apiserver, kubelets and containerd are real, and so is every packet")
-    lab = Lab(NAME, nodes=2)
+    lab = Lab(name, nodes=2)
     lab.up()
     demo = Demo(lab)
     demo.start()
@@ -131,18 +130,18 @@ def up() -> int:
     return 0 if fine else 1
 
 
-def down() -> int:
-    if not (states() / NAME / "lab.json").exists():
+def down(name: str) -> int:
+    if not (states() / name / "lab.json").exists():
         print("no demo is up", file=sys.stderr)
         return 0
-    Lab.existing(NAME).down()
+    Lab.existing(name).down()
     print("the demo is down")
     return 0
 
 
 def main() -> int:
     try:
-        return {"up": up, "down": down}[sys.argv[1]]()
+        return {"up": up, "down": down}[sys.argv[1]](sys.argv[2] if len(sys.argv) > 2 else NAME)
     except (LabError, subprocess.CalledProcessError, TimeoutError) as error:
         print(f"\nthe demo failed: {error}\nthe logs: pilus lab logs --name {NAME}; take it down: make demo-down", file=sys.stderr)
         return 1

@@ -121,7 +121,9 @@ class World:
         return self.prober.namespace_of(f"default/{name}")
 
     def identity(self, name: str) -> int:
-        return int(self.lab.get("ciliumendpoints", name)[0]["status"]["identity"]["id"])
+        """As the pod's CiliumEndpoint says, which is written some time after the pod has begun."""
+        found = wait_for(f"the endpoint of {name}", lambda: self.lab.get("ciliumendpoints", name, check=False), 30)
+        return int(found[0]["status"]["identity"]["id"])
 
     def send(self, *frames: Packet | bytes, pod: str = "attacker") -> None:
         transmit(self.namespace(pod), [bytes(frame) for frame in frames])
@@ -413,7 +415,10 @@ def test_truncated_headers(world: World, family: int) -> None:
 def test_a_header_behind_its_packet(world: World, family: int) -> None:
     """The frame goes on where the packet has ended: what is there is no header."""
     fields = {"proto": 6, "len": 24} if family == 4 else {"nh": 6, "plen": 4}
-    frames = (world.frame(family, to, **fields) / Raw(bytes(probes_of(family)[0])) for to in VICTIMS)
+    frames = [world.frame(family, to, **fields) / Raw(bytes(probes_of(family)[0])) for to in VICTIMS]
+    world.send(*frames)
+    for victim in VICTIMS:
+        assert world.seen(victim) == [], victim
     world.refused("CT: Truncated or invalid header", *frames)
 
 
