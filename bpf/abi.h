@@ -339,7 +339,7 @@ struct pilus_event {			/* 96 bytes */
 	u32 source_identity;
 	u32 destination_identity;
 	u32 endpoint;			/* number of the local endpoint that sent or gets it; 0: none */
-	u32 rule;			/* the rule that decided; 0: none */
+	u32 rule;			/* the rule of the policy below that decided; 0: none */
 	u8 hook;			/* enum pilus_hook */
 	u8 family;			/* enum pilus_family; 0: neither */
 	u8 protocol;			/* IPPROTO_* */
@@ -354,6 +354,8 @@ struct pilus_event {			/* 96 bytes */
 	u8 pad[3];
 	struct pilus_address source;
 	struct pilus_address destination;
+	u32 policy;			/* number of the policy that the rule is one of */
+	u32 reserved;
 };
 
 struct pilus_bucket_key {		/* 8 bytes */
@@ -369,7 +371,7 @@ struct pilus_bucket {			/* 16 bytes */
 
 /* scratch: one packet's context, handed from an entry program through its tail calls. Per CPU: tc programs are not
  * preempted by one another on a CPU. User space reads it in tests alone. */
-struct pilus_packet {			/* 124 bytes */
+struct pilus_packet {			/* 128 bytes */
 	u32 family;			/* enum pilus_family */
 	u32 hook;			/* enum pilus_hook */
 	struct pilus_address source;
@@ -389,6 +391,7 @@ struct pilus_packet {			/* 124 bytes */
 	u32 destination_identity;
 	u32 endpoint;
 	u32 rule;
+	u32 policy;			/* whose rule it is */
 	u32 path;			/* enum pilus_path */
 	u32 vni;			/* overlay: what the tunnel said */
 	struct pilus_address outer;	/* overlay: who sent the tunnel packet */

@@ -73,6 +73,7 @@ pilus_always int pilus_judge(struct pilus_packet *packet, const struct pilus_end
 			pilus_ask(class->table, packet, &answer);
 	}
 	packet->rule = answer.rule;
+	packet->policy = number;
 	if (answer.decision == PILUS_DECISION_ALLOW)
 		return 0;
 	return answer.rule ? -PILUS_DROP_POLICY_DENY : -PILUS_DROP_POLICY;

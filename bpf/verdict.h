@@ -78,6 +78,8 @@ pilus_always void pilus_report(struct __sk_buff *skb, const struct pilus_packet 
 	event->length = skb->len;
 	event->endpoint = packet->endpoint;
 	event->rule = packet->rule;
+	event->policy = packet->policy;
+	event->reserved = 0;
 	event->hook = packet->hook;
 	event->family = packet->family;
 	event->protocol = packet->protocol;

@@ -38,7 +38,6 @@ def test_the_demo_shows_who_may_talk_to_whom_and_why() -> None:
         down = run("down")
     assert down.returncode == 0
     assert not (states() / NAME).exists()
-    left = [path for path in Path("/sys/fs/cgroup").glob(f"**/pilus-lab-{NAME}")]
-    assert not left
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/pilus-lab-{NAME}"))
     mounts = Path("/proc/self/mountinfo").read_text()
     assert f"/labs/{NAME}/" not in mounts

@@ -50,7 +50,7 @@ class Event:
     source: End
     destination: End
     endpoint: int  # 0: none
-    rule_number: int  # 0: none
+    rule_number: int  # the policy's number times 65,536 plus the rule's in it; 0: none
     suppressed: int
     rule: str | None = None
 
@@ -111,6 +111,6 @@ class Decoder:
             source=end("source"),
             destination=end("destination"),
             endpoint=record["endpoint"],
-            rule_number=record["rule"],
+            rule_number=record["policy"] << 16 | record["rule"] if record["rule"] else 0,
             suppressed=record["suppressed"],
         )

@@ -42,6 +42,9 @@ def test_the_lab_s_file_is_understood() -> None:
         ("ipv4-native-routing-cidr", "", None),
         ("ipv4-native-routing-cidr", "10.0.0.0/8", IPv4Network("10.0.0.0/8")),
         ("cluster-name", None, "default"),
+        ("masquerade-port-range", "61000-62000", (61000, 62000)),
+        ("masquerade-port-range", "40000,50000", (40000, 50000)),
+        ("masquerade-port-range", None, (61000, 65535)),
     ],
 )
 def test_values_are_read_from_strings(key: str, text: object, value: object) -> None:
