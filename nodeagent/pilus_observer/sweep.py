@@ -51,7 +51,7 @@ def other_direction(fields: Sequence[Mapping[str, Any]]) -> Callable[[bytes, int
 def quota_writes(counted: Mapping[int, int], held: Mapping[int, int]) -> dict[int, int]:
     """What to write so that `quotas` says what was counted."""
     wanted = dict.fromkeys(held, 0) | dict(counted)
-    return {endpoint: count for endpoint, count in wanted.items() if endpoint and held.get(endpoint, 0) != count}
+    return {endpoint: count for endpoint, count in wanted.items() if held.get(endpoint, 0) != count}
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def test_other_direction(description: dict[str, Any]) -> None:
         ({1: 5, 2: 1}, {1: 9, 2: 1}, {1: 5}),
         ({}, {3: 0, 1: 9}, {1: 0}),
         ({2: 2}, {1: 9}, {1: 0, 2: 2}),
-        ({0: 7}, {}, {}),  # nobody's
+        ({0: 7}, {}, {0: 7}),  # of this host's own stack
     ],
 )
 def test_quota_writes(counted: dict[int, int], held: dict[int, int], writes: dict[int, int]) -> None:
