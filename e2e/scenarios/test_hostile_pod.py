@@ -411,6 +411,7 @@ def test_truncated_headers(world: World, family: int) -> None:
     world.refused("CT: Truncated or invalid header", *frames)
 
 
+@pytest.mark.xfail(strict=True, reason="a whole packet's layer-4 header is read past its end, if the frame is longer")
 @FAMILIES
 def test_a_header_behind_its_packet(world: World, family: int) -> None:
     """The frame goes on where the packet has ended: what is there is no header."""
@@ -562,7 +563,15 @@ def test_anothers_connection_is_not_ridden_on(world: World, talk: Talk) -> None:
 @FAMILIES
 @pytest.mark.parametrize(
     ("teller", "server"),
-    [("attacker", "server1"), ("attacker", "server2"), ("far", "server2")],
+    [
+        ("attacker", "server1"),
+        ("attacker", "server2"),
+        pytest.param(
+            "far",
+            "server2",
+            marks=pytest.mark.xfail(strict=True, reason="out of the tunnel an error is believed of any pod of the server's node"),
+        ),
+    ],
     indirect=["server"],
     ids=["all on one node", "beside the client", "beside the server"],
 )

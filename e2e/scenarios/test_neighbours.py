@@ -5,6 +5,7 @@ The timers of that are shortened in the pods, so that an entry ages within a sec
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ PODS = {"client": "n1", "near": "n1", "far": "n2"}
 SERVERS = ("near", "far")
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 TIMERS = {"base_reachable_time_ms": "500", "gc_stale_time": "1", "delay_first_probe_time": "1", "retrans_time_ms": "200"}
+
+# A kernel asks about an aged entry from the link-local address, unless a packet waits for the answer (ndisc_send_ns). The pod's
+# programs know no such address, and drop the question as a forgery.
+UNANSWERED = pytest.mark.xfail(strict=True, reason="a pod's neighbour solicitation from its link-local address is not answered")
 
 # States of an entry: <linux/neighbour.h>. Incomplete (1) is one that has just been made.
 REACHABLE, STALE, DELAY, PROBE, FAILED, PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x20, 0x80
@@ -185,19 +190,46 @@ def test_no_datagram_is_lost_while_entries_age(world: World, family: int) -> Non
     assert seen.answered == seen.asked
 
 
-@FAMILIES
+@pytest.mark.parametrize("family", [4, pytest.param(6, marks=UNANSWERED)], ids=["IPv4", "IPv6"])
 def test_an_entry_is_confirmed_before_it_fails(world: World, family: int) -> None:
     seen = exchange(world, family)
     assert FAILED not in seen.states
 
 
+@UNANSWERED
 def test_who_asks_for_its_gateway_is_no_forger(world: World) -> None:
-    """A question about what has aged comes from the pod's link-local address, unless a packet waits for the answer."""
-    for pod in PODS:
-        world.forget(pod, 6)
     before = drops(world.lab, "n1").get("Invalid source ip", 0)
     exchange(world, 6)
     assert drops(world.lab, "n1").get("Invalid source ip", 0) == before
+
+
+@pytest.mark.parametrize("family", [4, pytest.param(6, marks=UNANSWERED)], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("silent", ["client", "near"], ids=["who asks", "who answers"])
+def test_who_was_silent_for_a_minute_is_heard_at_once(world: World, family: int, silent: str) -> None:
+    """A minute, or here a second, after an IPv6 entry has failed the kernel tries its router anew, from its link-local address.
+    Without an answer "No route to host" is what a connection gets, and a server's first answer is lost."""
+    namespace, router = world.namespace(silent), world.router(silent, family)
+    other = "near" if silent == "client" else "client"
+
+    def shorten() -> None:
+        Path("/proc/sys/net/ipv6/conf/eth0/router_probe_interval").write_text("1")
+
+    def idle_for() -> float:
+        """Seconds since the entry has changed, if nothing is under way."""
+        with IPRoute() as ip:
+            for one in ip.get_neighbours(family=_af(family)):
+                if one.get("NDA_DST") == router and one["state"] in (STALE, FAILED):
+                    return float(one.get("NDA_CACHEINFO")["ndm_updated"]) / os.sysconf("SC_CLK_TCK")
+        return 0.0
+
+    within(namespace, shorten)
+    assert world.reaches("client", "near", family)
+    wait_for("an entry at rest", lambda: within(namespace, idle_for) > 1.5, 30)
+    if other == "client":  # whose own entry is to be in order
+        assert world.reaches("client", "far", family)
+    start = time.monotonic()
+    assert within(world.namespace("client"), lambda: reaches(world.addresses["near"][family], 8080, limit=5))
+    assert time.monotonic() - start < 0.9  # a lost SYN is sent again after a second
 
 
 @FAMILIES

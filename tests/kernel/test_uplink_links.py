@@ -21,7 +21,13 @@ from pilus_maps import Datapath
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 _libc = ctypes.CDLL(None, use_errno=True)
-FAR: dict[Network, Address] = {ip_network("10.0.2.0/24"): ip_address("192.0.2.2"), ip_network("fd00:2::/64"): ip_address("2001:db8::2")}
+FAR: dict[Network, Address] = {
+    ip_network("10.0.2.0/24"): ip_address("192.0.2.2"),
+    ip_network("fd00:2::/64"): ip_address("2001:db8::2"),
+}
+    ip_network("10.0.2.0/24"): ip_address("192.0.2.2"),
+    ip_network("fd00:2::/64"): ip_address("2001:db8::2"),
+}
 PROGRAMS = {"ingress": "uplink_from", "egress": "uplink_to"}
 
 
@@ -67,8 +73,10 @@ def in_a_node(test: Callable[[Netlink, IPRoute, int], None]) -> None:
 
 
 def plan(**changed: Any) -> NodePlan:
-    held: dict[str, Any] = {"underlay": ip_address("192.0.2.1"), "routers": (ip_address("10.0.1.1"), ip_address("fd00:1::1")),
-                            "remote": tuple(FAR), "tunnel": True, "tunnel_port": 8472, "mtu": 0, "nat_ports": (61000, 65535)}  # fmt: skip
+    held: dict[str, Any] = {
+        "underlay": ip_address("192.0.2.1"), "routers": (ip_address("10.0.1.1"), ip_address("fd00:1::1")), "remote": tuple(FAR),
+        "tunnel": True, "tunnel_port": 8472, "mtu": 0, "nat_ports": (61000, 65535),
+    }  # fmt: skip
     return NodePlan(**(held | changed))
 
 

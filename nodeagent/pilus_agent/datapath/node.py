@@ -52,6 +52,8 @@ def ensure_node(netlink: Netlink, datapath: Datapath, plan: NodePlan) -> NodeLin
         tunnel = netlink.ensure_tunnel(plan.tunnel_port, mtu)
         attach(netlink, datapath, tunnel, "overlay")
         netlink.ensure_routes(tunnel, plan.remote, {address.version: address for address in plan.routers})
+    else:
+        netlink.delete(TUNNEL_LINK)  # of a time with a tunnel: nobody shall be listened to there
     if plan.nat_ports is not None:
         netlink.reserve_ports(*plan.nat_ports)
     netlink.ensure_direct_routes(uplink, dict(plan.direct))

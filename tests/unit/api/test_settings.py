@@ -65,6 +65,10 @@ def test_values_are_read_from_strings(key: str, text: object, value: object) -> 
         ({"cluster-pool-ipv4-cidr": ""}, "cluster-pool-ipv4-cidr is empty"),
         ({"cluster-pool-ipv4-cidr": "10.0.0.0/26"}, "mask-size 24 is wider"),
         ({"enable-ipv4": "false"}, "enable-ipv4 and enable-ipv6"),
+        ({"masquerade-port-range": "65000-61000"}, "masquerade-port-range 65000-61000 is empty"),
+        ({"masquerade-port-range": "32000-40000"}, "overlaps the NodePorts"),
+        ({"masquerade-port-range": "80-90"}, "masquerade-port-range: "),
+        ({"masquerade-port-range": "61000"}, "masquerade-port-range: "),
         (["a"], "settings are a map"),
     ],
 )
