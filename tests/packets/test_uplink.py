@@ -31,6 +31,7 @@ from tests.packets.harness.world import FIRST, LAST, NODE, OTHER_NODE, ROUTER_MA
 pytestmark = pytest.mark.kernel
 
 ANYBODY = Side(everybody=[Rule(1)])
+REDIRECTED = 7  # TC_ACT_REDIRECT
 KINDS = ["tcp", "udp", "echo"]
 NUMBER = {"tcp": 6, "udp": 17}
 
@@ -176,6 +177,26 @@ def test_decided_anew_the_port_stays(uplink: TestRun, family: int, kind: str, fi
     play(uplink, steps if first == "the pod" else steps[::-1])
 
 
+def test_both_directions_close_together(uplink: TestRun, family: int) -> None:
+    """By the table alone: a FIN shortens both, data restores both."""
+    given = _begin(uplink, family, "tcp")
+    play(uplink, [_reply(family, "tcp", given), Step(FromPod(CLIENT), _asked(family, "tcp", flags="A"),
+                                                     Sent(_masqueraded(family, "tcp", given, flags="A")))])  # fmt: skip
+    forward = ("POD_OUT", CLIENT.address(family), OUTSIDE[family], 6, (40000, 80))
+
+    def states() -> tuple[int, int]:
+        return uplink.node.flow(*forward)[1]["state"], uplink.node.flow(*_reverse(family, "tcp", given))[1]["state"]
+
+    assert states() == (1, 1)
+    play(uplink, [Step(FromPod(CLIENT), _asked(family, "tcp", flags="FA"), Sent(_masqueraded(family, "tcp", given, flags="FA")))])
+    assert states() == (2, 2)
+    data = _in(family, tcp(80, given, "A", b"more"))
+    assert uplink.send(FromOutside(), raw(data)).verdict == "delivered"
+    assert states() == (1, 1)
+    play(uplink, [_reply(family, "tcp", given, flags="FA")])
+    assert states() == (2, 2)
+
+
 def test_the_other_directions_entry_was_evicted(uplink: TestRun, family: int) -> None:
     """It is made again, with the same port, before the packet leaves."""
     given = _begin(uplink, family, "udp")
@@ -205,6 +226,14 @@ def test_the_port_went_to_another_meanwhile(uplink: TestRun, family: int) -> Non
     now = _given(uplink, family, "udp")
     assert now != given
     play(uplink, [Step(FromPod(CLIENT), _asked(family, "udp"), Sent(_masqueraded(family, "udp", now)))])
+
+
+def test_an_answer_to_a_port_that_was_given_up(uplink: TestRun, family: int) -> None:
+    """The connection has another port by now: what comes to the old one is not its."""
+    given = _begin(uplink, family, "udp")
+    forward = ("POD_OUT", CLIENT.address(family), OUTSIDE[family], 17, (40000, 53))
+    uplink.node.change_flow(*forward, nat_port=given - 1 if given > FIRST else given + 1)
+    play(uplink, [Step(FromOutside(), _in(family, udp(53, given)), Dropped("NAT_NO_MAPPING"))])
 
 
 def test_both_directions_age_together(uplink: TestRun, family: int) -> None:
@@ -259,10 +288,14 @@ def test_ports_are_chosen_by_chance(uplink: TestRun, family: int) -> None:
 
 
 def test_a_full_range_is_used_up(uplink: TestRun) -> None:
-    """Sixteen ports, sixteen connections: what chance does not find, the search does."""
+    """Sixteen ports, sixteen connections to each of many: what chance does not find, the search does."""
     masquerading(uplink.node, nat_first=FIRST, nat_last=FIRST + 15)
-    assert {_begin(uplink, 4, "udp", 40000 + number) for number in range(16)} == set(range(FIRST, FIRST + 16))
-    play(uplink, [Step(FromPod(CLIENT), _asked(4, "udp", 41000), Dropped("NAT_NO_MAPPING"))])
+    for port in range(1, 25):
+        for number in range(16):
+            frame = from_pod(CLIENT, OUTSIDE[4], udp(40000 + number, port))
+            assert uplink.run(FromPod(CLIENT), raw(frame))[0] == REDIRECTED, f"connection {number} to port {port}"
+    one_more = from_pod(CLIENT, OUTSIDE[4], udp(41000, port))
+    play(uplink, [Step(FromPod(CLIENT), one_more, Dropped("NAT_NO_MAPPING"))])
 
 
 # -- who may ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 It may be full, refuse, stop in the middle of a batch, or let a write wait for as long as a test wants.
 """
 
+# ruff: noqa: ARG002  (they take what the real ones take)
+
 import asyncio
 import errno
 import importlib.util
@@ -18,6 +20,7 @@ from unittest.mock import patch
 
 import pytest
 
+from pilus_agent import wiring, writer
 from pilus_agent.attachments import key_of
 from pilus_agent.datapath import cgroup
 from pilus_agent.datapath.kernel import Kernel
@@ -27,7 +30,6 @@ from pilus_agent.diff.order import WRITE_ORDER
 from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Network, Node, Pod, RemoteEndpoint, Slice
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import Tables
-from pilus_agent import wiring, writer
 from pilus_agent.wiring import NEEDED, Wiring
 from pilus_api.identities import Identity
 from pilus_api.labels import IdentityFilter, Labels
@@ -391,7 +393,7 @@ async def eventually(condition: Callable[[], object], what: str) -> None:
     """Lets everything else run until it holds."""
     try:
         async with asyncio.timeout(PATIENCE):
-            while not condition():
-                await asyncio.sleep(0.001)
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)  # what is waited for is not ours to signal
     except TimeoutError:
         raise AssertionError(f"not within {PATIENCE:.0f} s: {what}") from None

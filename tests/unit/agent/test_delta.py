@@ -1,7 +1,5 @@
 """The tracker: whatever has happened, what it wants to be done leads from what is held to what is wanted."""
 
-from collections.abc import Callable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,27 +89,27 @@ def test_row_by_row_is_as_good_as_whole(road: Road, wanted: dict[bytes, bytes]) 
     assert (tracker.updates, tracker.deletes) == (whole.updates, whole.deletes)
 
 
-CASES: list[tuple[str, Callable[[DeltaTracker], None], dict[bytes, bytes], set[bytes]]] = [
-    ("nothing", lambda _: None, {}, set()),
-    ("never seen, wanted no more", lambda one: one.want(b"k", None), {}, set()),
-    ("a row of an earlier agent", lambda one: one.hold_all({b"k": b"v"}), {}, {b"k"}),
-    ("the same row as an earlier agent's", lambda one: (one.hold_all({b"k": b"v"}), one.want(b"k", b"v"))[0], {}, set()),
-    ("another value", lambda one: (one.hold_all({b"k": b"v"}), one.want(b"k", b"w"))[0], {b"k": b"w"}, set()),
-    ("an empty value is a value", lambda one: one.want(b"k", b""), {b"k": b""}, set()),
-    ("somebody else took it away", lambda one: (one.want(b"k", b"v"), one.wrote({b"k": b"v"}), one.hold_all({}))[0],
-     {b"k": b"v"}, set()),
-    ("changed while it was written", lambda one: (one.want(b"k", b"w"), one.wrote({b"k": b"v"}))[0], {b"k": b"w"}, set()),
-    ("dropped while it was written", lambda one: (one.want(b"k", b"v"), one.want(b"k", None), one.wrote({b"k": b"v"}))[0],
-     {}, {b"k"}),
-    ("wanted again while it was removed", lambda one: (one.hold_all({b"k": b"v"}), one.want(b"k", b"v"), one.removed([b"k"]))[0],
-     {b"k": b"v"}, set()),
-]  # fmt: skip
+K = b"k"
+V: dict[bytes, bytes] = {K: b"v"}
+W: dict[bytes, bytes] = {K: b"w"}
+CASES: list[tuple[str, Road, dict[bytes, bytes], set[bytes]]] = [
+    ("nothing", [], {}, set()),
+    ("never seen, wanted no more", [("drop", V)], {}, set()),
+    ("a row of an earlier agent", [("hold_all", V)], {}, {K}),
+    ("the same row as an earlier agent's", [("hold_all", V), ("want", V)], {}, set()),
+    ("another value", [("hold_all", V), ("want", W)], W, set()),
+    ("an empty value is a value", [("want", {K: b""})], {K: b""}, set()),
+    ("somebody else took it away", [("want", V), ("wrote", V), ("hold_all", {})], V, set()),
+    ("changed while it was written", [("want", W), ("wrote", V)], W, set()),
+    ("dropped while it was written", [("want", V), ("drop", V), ("wrote", V)], {}, {K}),
+    ("wanted again while it was removed", [("hold_all", V), ("want", V), ("removed", V)], V, set()),
+]
 
 
 @pytest.mark.parametrize(("road", "updates", "deletes"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_cases(road: Callable[[DeltaTracker], None], updates: dict[bytes, bytes], deletes: set[bytes]) -> None:
+def test_cases(road: Road, updates: dict[bytes, bytes], deletes: set[bytes]) -> None:
     tracker = DeltaTracker()
-    road(tracker)
+    walk(tracker, road)
     assert (tracker.updates, tracker.deletes) == (updates, deletes)
     assert tracker.settled == (not updates and not deletes)
 

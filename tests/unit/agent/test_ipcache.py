@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.agent.fakes import OTHER, OWN, attachment, remote
 
 from pilus_agent.desired.addresses import family, host_prefix, prefix, raw
 from pilus_agent.desired.ipcache import IpCache, Key, Origin, Record, Strength, local_rows, slice_rows
@@ -23,7 +24,6 @@ from pilus_agent.desired.nodes import (
 )
 from pilus_agent.facts import Network, Node
 from pilus_api.identities import HOST, REMOTE_NODE, Identity
-from tests.unit.agent.fakes import OTHER, OWN, attachment, remote
 
 Row = tuple[Record, Record]
 NODES = {"n1": OWN, "n2": OTHER}
@@ -63,8 +63,9 @@ def test_the_same_rows_on_every_road(road: list[tuple[Origin, list[Row]]], chanc
         other.withdraw(origin)
         other.put(origin, reversed(held))
     assert other.rows == wanted
-    for origin in Strength:
-        assert cache.origins(origin) == other.origins(origin) == {name for kind, name in said if kind == origin and said[kind, name]}
+    for strength in Strength:
+        named = {name for kind, name in said if kind == strength and said[kind, name]}
+        assert cache.origins(strength) == other.origins(strength) == named
 
 
 @given(puts)
@@ -114,7 +115,10 @@ def test_the_stronger_holds_and_the_weaker_comes_back() -> None:
 
 def test_a_pod_of_this_node() -> None:
     (held,) = local_rows(attachment("a", 1), Identity(300))
-    assert held == ({"length": 64, "family": 4, "address": bytes([10, 0, 1, 11]) + bytes(12)}, {"identity": 300, "flags": POD | LOCAL})
+    assert held == (
+        {"length": 64, "family": 4, "address": bytes([10, 0, 1, 11]) + bytes(12)},
+        {"identity": 300, "flags": POD | LOCAL},
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,10 +189,10 @@ def test_believed_ranges_never_overlap_and_each_refusal_has_a_reason(held: dict[
     nodes = {name: Node(name, ranges=tuple(ranges)) for name, ranges in held.items()}
     found, refused = believed_ranges(nodes, "n1")
     for one in found:
-        assert not any(one is not other and one.overlaps(other) for other in found)  # type: ignore[arg-type]
+        assert not any(one is not other and one.overlaps(other) for other in found)
     for overlap in refused:
         assert overlap.node != overlap.holder
-        assert any(overlap.network.overlaps(one) for one, name in found.items() if name == overlap.holder)  # type: ignore[arg-type]
+        assert any(overlap.network.overlaps(one) for one, name in found.items() if name == overlap.holder)
     index = RangeIndex(found)
     for number in range(0, 256, 5):
         address = ip_address(f"{number}.9.9.9")
@@ -215,7 +219,12 @@ def test_rows_of_a_nodes_addresses() -> None:
     assert rows == {
         bytes([192, 0, 2, 2]): {"identity": REMOTE_NODE, "flags": NODE},
         # One outside its own ranges is not believed.
-        bytes([10, 0, 2, 1]): {"identity": REMOTE_NODE, "flags": ROUTER, "tunnel_family": 4, "tunnel": raw(ip_address("192.0.2.2"))},
+        bytes([10, 0, 2, 1]): {
+            "identity": REMOTE_NODE,
+            "flags": ROUTER,
+            "tunnel_family": 4,
+            "tunnel": raw(ip_address("192.0.2.2")),
+        },
     }
     here = Node("n1", OWN.addresses, (ip_address("10.0.1.1"),), OWN.ranges)
     values = [value for _, value in address_rows(here, "n1", ranges)]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.agent.fakes import PATIENCE
 
 from pilus_agent.facts import AllocatedIdentity, Node, Pod, RemoteEndpoint, Slice
 from pilus_agent.sources import kubernetes as source
@@ -31,7 +32,6 @@ from pilus_api.connection import Access, Connection
 from pilus_api.errors import PilusError
 from pilus_api.identities import Identity
 from pilus_api.labels import Label
-from tests.unit.agent.fakes import PATIENCE
 
 Object = dict[str, Any]
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -58,7 +58,8 @@ NODE: Object = metadata("n2") | {
     "spec": {
         "addresses": [
             {"type": "InternalIP", "ip": "192.0.2.2"}, {"type": "CiliumInternalIP", "ip": "10.0.2.1"},
-            {"type": "ExternalIP", "ip": "2001:db8::2"}, {"type": "Hostname", "ip": "192.0.2.9"}, {"type": "InternalIP", "ip": "no"},
+            {"type": "ExternalIP", "ip": "2001:db8::2"}, {"type": "Hostname", "ip": "192.0.2.9"},
+            {"type": "InternalIP", "ip": "no"},
         ],
         "ipam": {"podCIDRs": ["10.0.2.0/24", "fd00:2::/64"]},
     }
@@ -235,7 +236,7 @@ class FakeApi(Connection):
         self.changes[path].put_nowait(json.dumps({"type": kind, "object": found}).encode() + b"\n")
 
     @asynccontextmanager
-    async def open(self, method: str, path: str, **options: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def open(self, method: str, path: str, **options: Any) -> AsyncIterator[Any]:  # noqa: ARG002
         self.asked[path] = options["params"]
         body = json.dumps({"metadata": {"resourceVersion": "8"}, "items": self.items.get(path, [])}).encode()
         yield _Answer(body, self.changes.setdefault(path, asyncio.Queue()))
@@ -263,9 +264,11 @@ GOOD = {
 
 @pytest.mark.parametrize(("kind", "raw"), [case[::2] for case in REFUSED], ids=[" ".join(case[:2]) for case in REFUSED])
 async def test_one_broken_object_does_not_stop_the_others(kind: str, raw: Object, logs: list[dict[str, object]]) -> None:
-    raw = {"metadata": {"resourceVersion": "7"} | raw["metadata"]} | {name: part for name, part in raw.items() if name != "metadata"}
+    raw = {"metadata": {"resourceVersion": "7"} | raw["metadata"]} | {
+        name: part for name, part in raw.items() if name != "metadata"
+    }
     async with following(BY_NAME[kind], raw, GOOD[kind]) as (_, sink):
-        assert [fact for fact in sink.facts.values()] == [BY_NAME[kind].read(GOOD[kind])]
+        assert list(sink.facts.values()) == [BY_NAME[kind].read(GOOD[kind])]
     left = [one for one in logs if one["event"] == "object makes no sense, left out"]
     assert [(one["kind"], one["name"]) for one in left] == [(kind, raw["metadata"]["name"])]
 
@@ -299,7 +302,12 @@ async def test_everything_is_followed_and_of_pods_our_own() -> None:
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["10.0.2.5", "10.0.2.0/24", "80"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["10.0.2.5", "10.0.2.0/24", "80"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )

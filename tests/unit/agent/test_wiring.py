@@ -8,14 +8,6 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-
-from pilus_agent import writer
-from pilus_agent.datapath.links import LinkError
-from pilus_agent.desired.endpoints import INGRESS_ENFORCED, READY, State
-from pilus_agent.desired.nodes import LOCAL, NODE, POD
-from pilus_agent.facts import Node
-from pilus_agent.wiring import NEEDED
-from pilus_api.identities import HOST, INIT, REMOTE_NODE
 from tests.unit.agent.fakes import (
     NAMESPACE,
     NAMESPACE_LABELS,
@@ -37,6 +29,14 @@ from tests.unit.agent.fakes import (
     quicken,
     remote,
 )
+
+from pilus_agent import writer
+from pilus_agent.datapath.links import LinkError
+from pilus_agent.desired.endpoints import INGRESS_ENFORCED, READY, State
+from pilus_agent.desired.nodes import LOCAL, NODE, POD
+from pilus_agent.facts import Node
+from pilus_agent.wiring import NEEDED
+from pilus_api.identities import HOST, INIT, REMOTE_NODE
 
 # Remove each with its repair: a strict mark fails as soon as the thing holds.
 NOT_YET = pytest.mark.xfail(strict=True, reason="known, and to be repaired")
@@ -75,7 +75,9 @@ def meaning(world: World, rows: Rows) -> dict[str, dict[str, Any]]:
     tables = {table: decoded(world.tables, rows, table) for table in ("endpoints", "policies", "peers", "cidrs", "verdicts")}
     verdicts: dict[int, set[tuple[Any, ...]]] = {}
     for key, value in tables["verdicts"]:
-        verdicts.setdefault(key["table"], set()).add((key["length"], key["protocol"], key["port"], value["decision"], value["precedence"]))
+        verdicts.setdefault(key["table"], set()).add(
+            (key["length"], key["protocol"], key["port"], value["decision"], value["precedence"])
+        )
     policies = {}
     for number, value in tables["policies"]:
         named = {(key["direction"], key["identity"]): one["table"] for key, one in tables["peers"] if key["policy"] == number}
@@ -224,7 +226,9 @@ async def test_what_an_earlier_agent_left_goes(kernel: FakeKernel) -> None:
         await second.realise()
         assert second.rows("endpoints") == []
         assert second.known("10.0.2.7") is None
-        await eventually(lambda: not second.rows("policies") and not second.rows("peers") and not second.rows("verdicts"), "the sweep")
+        await eventually(
+            lambda: not second.rows("policies") and not second.rows("peers") and not second.rows("verdicts"), "the sweep"
+        )
     assert [key["length"] for key, _ in second.rows("pod_ranges")] == [32 + 24]
 
 
@@ -453,7 +457,7 @@ async def test_what_came_with_a_failure_of_links_is_not_lost(kernel: FakeKernel)
 
 STEPS: list[tuple[str, Any]] = [
     ("a policy", lambda world: world.wiring.put("cnp", "default/a", policy("a", allow_from("web", "api")))),
-    ("another for the other pod", lambda world: world.wiring.put("cnp", "default/b", policy("b", allow_from("api", "web", "data")))),
+    ("another for the other", lambda world: world.wiring.put("cnp", "default/b", policy("b", allow_from("api", "web", "data")))),
     ("it changes", lambda world: world.wiring.put("cnp", "default/a", policy("a", allow_from("web", "data", port=443), 2))),
     ("a pod more", lambda world: world.pod(3, pod("web2", app="web"))),
     ("an identity more, which a policy selects", lambda world: world.identity(310, pod("data2", app="data", tier="x"))),

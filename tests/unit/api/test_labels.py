@@ -1,0 +1,190 @@
+"""Label sets, and which labels make an identity."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilus_api.errors import InvalidError
+from pilus_api.labels import (
+    DEFAULT_IGNORED,
+    DEFAULT_INCLUDED,
+    IdentityFilter,
+    Label,
+    canonical,
+    from_security_labels,
+    parse_label,
+    pod_labels,
+    security_labels,
+)
+
+parts = st.text("ab.:/=", max_size=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("k8s:app=web", Label("k8s", "app", "web")),
+        ("k8s:app", Label("k8s", "app", "")),
+        ("app=web", Label("any", "app", "web")),
+        ("app", Label("any", "app", "")),
+        ("any:app", Label("any", "app", "")),
+        ("reserved:host", Label("reserved", "host", "")),
+        ("reserved.host", Label("reserved", "host", "")),
+        ("$host", Label("reserved", "host", "")),
+        ("k8s:a=b:c=d", Label("k8s", "a", "b:c=d")),
+        ("k8s:a=", Label("k8s", "a", "")),
+        ("a=b:c", Label("any", "a", "b:c")),
+        ("k8s:io.kubernetes.pod.namespace=d", Label("k8s", "io.kubernetes.pod.namespace", "d")),
+        (":a", Label("", "a", "")),
+    ],
+)
+def test_texts(text: str, label: Label) -> None:
+    assert parse_label(text) == label
+
+
+@pytest.mark.parametrize("text", ["", "=", "=web", "k8s:", "k8s:=web", ":", "reserved.", "$"])
+def test_a_label_needs_a_key(text: str) -> None:
+    with pytest.raises(InvalidError, match="needs a key"):
+        parse_label(text)
+
+
+@given(st.sampled_from(["k8s", "reserved", "cidr"]), st.text("ab./-", min_size=1, max_size=5), parts)
+def test_texts_are_read_as_they_were_written(source: str, key: str, value: str) -> None:
+    assert parse_label(str(Label(source, key, value))) == Label(source, key, value)
+
+
+@given(st.lists(st.builds(Label, st.sampled_from("xy"), st.sampled_from("ab"), parts), unique_by=lambda one: one[:2]), st.randoms())
+def test_one_form_for_a_set(labels: list[Label], chance: object) -> None:
+    before = canonical(labels)
+    chance.shuffle(labels)  # type: ignore[attr-defined]
+    assert canonical(labels) == canonical([*labels, *labels]) == before == tuple(sorted(labels))
+    assert from_security_labels(security_labels(before)) == before
+
+
+def test_of_one_key_the_last_holds() -> None:
+    assert canonical([Label("k8s", "a", "1"), Label("x", "a", "2"), Label("k8s", "a", "3")]) == (
+        Label("k8s", "a", "3"), Label("x", "a", "2"),
+    )  # fmt: skip
+
+
+def test_a_pods_labels() -> None:
+    found = {label.key: label.value for label in pod_labels({"app": "web"}, "shop", {"team": "red"}, "robot", "east")}
+    assert found == {
+        "app": "web",
+        "io.cilium.k8s.namespace.labels.team": "red",
+        "io.kubernetes.pod.namespace": "shop",
+        "io.cilium.k8s.policy.cluster": "east",
+        "io.cilium.k8s.policy.serviceaccount": "robot",
+    }
+    assert all(label.source == "k8s" for label in pod_labels({"app": "web"}, "shop", {"team": "red"}, "robot", "east"))
+    assert not any("serviceaccount" in label.key for label in pod_labels({}, "shop", {}, "", "east"))
+
+
+def test_derived_labels_can_not_be_spoofed() -> None:
+    lies = {
+        "io.cilium.k8s.policy.cluster": "west", "io.cilium.k8s.policy.serviceaccount": "admin",
+        "io.cilium.k8s.namespace.labels.team": "root", "io.cilium.k8sx": "x", "io.kubernetes.pod.namespace": "kube-system",
+    }  # fmt: skip
+    assert pod_labels(lies, "shop", {"team": "red"}, "", "east") == pod_labels({}, "shop", {"team": "red"}, "", "east")
+    # A namespace's own labels are the namespace's.
+    found = pod_labels({}, "shop", {"io.cilium.k8s.policy.cluster": "west"}, "", "east")
+    assert Label("k8s", "io.cilium.k8s.policy.cluster", "east") in found
+
+
+# -- the filter ----------------------------------------------------------------------------------------------------------------
+
+
+def kept(filter_: IdentityFilter, *keys: str, source: str = "k8s") -> set[str]:
+    return {label.key for label in filter_(canonical(Label(source, key, "v") for key in keys))}
+
+
+RELEVANT = [
+    "app", "app.kubernetes.io/name", "io.kubernetes.pod.namespace", "io.cilium.k8s.policy.cluster", "team", "k8s-app", "kubernetes",
+    "io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name", "io.cilium.k8s.policy.serviceaccount", "example.com/k8s.io",
+    "statefulset.kubernetes.io", "my-controller-uid", "apps.kubernetes.io", "xetcd_node",
+]  # fmt: skip
+IRRELEVANT = [
+    "io.kubernetes.container", "kubernetes.io/arch", "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/controller-uid", "x.beta.kubernetes.io/y",
+    "beta.kubernetes.io/os",
+    "k8s.io/x", "pod-template-generation", "pod-template-hash", "pod-template-hash-2", "controller-revision-hash", "controller-uid",
+    "annotation", "annotations.x", "etcd_node",
+]  # fmt: skip
+
+
+def test_the_defaults() -> None:
+    assert kept(IdentityFilter(), *RELEVANT) == set(RELEVANT)
+    assert kept(IdentityFilter(), *IRRELEVANT) == set()
+    assert kept(IdentityFilter(), "host", "anything", source="reserved") == {"host", "anything"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "keys", "wanted"),
+    [
+        (["k8s:team"], ["team", "team2", "app", "steam"], {"team", "team2"}),  # one include: an allow list
+        (["team"], ["team", "app"], {"team"}),
+        (["any:team"], ["team", "app"], {"team"}),
+        (["cidr:team"], ["team", "app"], set()),
+        (["!app"], ["team", "app", "apple", "snapp"], {"team", "snapp"}),  # one exclude is none
+        (["k8s:!app"], ["team", "app"], {"team"}),
+        (["cidr:!app"], ["team", "app"], {"team", "app"}),
+        (["!app", "team"], ["team", "app", "other"], {"team"}),
+        (["app", "!app.x"], ["app", "app.x", "app.xy"], {"app"}),  # the longer
+        (["app.xy", "!app.x"], ["app.xy", "app.x"], {"app.xy"}),
+        (["app", "!a", "!app.x"], ["app.x"], {"app.x"}),  # of the excludes the shortest
+        (["k8s:pod-template-hash"], ["pod-template-hash"], set()),  # as long as the default's: not longer
+        (["k8s:pod-template-hash.*"], ["pod-template-hash", "pod-template-hash-2"], {"pod-template-hash-2"}),
+        (["team"], ["io.kubernetes.pod.namespace", "app.kubernetes.io/name"],
+         {"io.kubernetes.pod.namespace", "app.kubernetes.io/name"}),  # the default includes stay
+    ],
+)  # fmt: skip
+def test_the_users_entries(extra: list[str], keys: list[str], wanted: set[str]) -> None:
+    assert kept(IdentityFilter(extra), *keys) == wanted
+
+
+def test_an_entry_that_is_no_expression() -> None:
+    with pytest.raises(InvalidError, match="not a regular expression"):
+        IdentityFilter(["k8s:("])
+
+
+def by_the_rules(label: Label, extra: list[str]) -> bool:
+    """The rules, word by word: the longest include I, the shortest ignore G; keep if I > G, or if no include is the user's and G
+    is 0."""
+
+    def split(text: str) -> tuple[str, bool, str]:
+        source, colon, pattern = text.partition(":")
+        source, pattern = (source, pattern) if colon else ("", source)
+        return ("" if source == "any" else source), pattern.startswith("!"), pattern.removeprefix("!")
+
+    includes, ignores = [split(text) for text in DEFAULT_INCLUDED], [("", True, text) for text in DEFAULT_IGNORED]
+    users = [split(text) for text in extra]
+    includes += [one for one in users if not one[1]]
+    ignores += [one for one in users if one[1]]
+
+    def lengths(entries: list[tuple[str, bool, str]]) -> list[int]:
+        found = []
+        for source, _, pattern in entries:
+            match = re.match(f"^(?:{pattern})", label.key) if source in ("", label.source) else None
+            if match:
+                found.append(len(match[0]))
+        return found
+
+    included, ignored = max(lengths(includes), default=0), min(lengths(ignores), default=0)
+    return included > ignored or (not any(not one[1] for one in users) and ignored == 0)
+
+
+entries = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "k8s:", "any:", "cidr:"]),
+    st.sampled_from(["", "!"]),
+    st.sampled_from(["app", "app.*", "a", "team", "pod-template-hash.*", "k8s\\.io/x", "io.kubernetes", "(app|team)x"]),
+)
+keys = st.sampled_from([*RELEVANT, *IRRELEVANT, "appx", "teamx", "a", "b"])
+
+
+@given(st.lists(entries, max_size=4), st.lists(st.builds(Label, st.sampled_from(["k8s", "cidr", "reserved"]), keys, st.just("v"))))
+def test_the_filter_against_the_rules(extra: list[str], labels: list[Label]) -> None:
+    held = canonical(labels)
+    assert IdentityFilter(extra)(held) == tuple(label for label in held if by_the_rules(label, extra))
