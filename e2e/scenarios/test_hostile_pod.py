@@ -62,9 +62,8 @@ DESTINATION_MAC = "Invalid destination mac"
 FORBIDDEN = "Forbidden ICMPv6 message"
 HOUSEKEEPING = "IPv6 housekeeping that needs no answer"
 BAD_ARP = "ARP for what is not the gateway, or in another's name"
-WRONG_NODE = "Tunnel packet from a node that does not have its sender"
-NO_TUNNEL_KEY = "Error retrieving tunnel key"
-OUTSIDE = "No way out of the cluster yet"
+TUNNEL_PORT = "To a node's tunnel port, past the tunnel"
+UNROUTABLE = "Stale or unroutable IP"
 
 
 def manifest(name: str, node: str, labels: dict[str, str], probed: bool = False, **metadata: Any) -> dict[str, Any]:
@@ -280,7 +279,7 @@ def test_forged_mac_addresses(world: World, family: int) -> None:
 def test_to_everybody(world: World, family: int) -> None:
     """A pod is alone on its link; and a host's loopback is not reached from outside of it."""
     everybody = ("255.255.255.255", "224.0.0.1", "127.0.0.1") if family == 4 else ("ff02::1", "ff05::1", "::1")
-    world.refused(OUTSIDE, *(world.frame(family, to) / probe for to in everybody for probe in probes_of(family)))
+    world.refused(UNROUTABLE, *(world.frame(family, to) / probe for to in everybody for probe in probes_of(family)))
 
 
 # -- neighbours ----------------------------------------------------------------------------------------------------------
@@ -472,28 +471,32 @@ def tunnelled(world: World, family: int) -> list[Packet]:
 
 @FAMILIES
 @pytest.mark.parametrize("inner", [4, 6], ids=["IPv4 inside", "IPv6 inside"])
-@pytest.mark.parametrize("to", ["node1", "router1", "router2"])
+@pytest.mark.parametrize("to", ["node1", "router1", "node2", "router2", "the machine beside"])
 def test_a_tunnel_packet_of_its_own(world: World, family: int, inner: int, to: str) -> None:
-    """It gets as far as a node's own stack, as any datagram may; what is inside gets nowhere.
-
-    The outer source is the attacker's own address, or it would not have left its link; no node has it, and no IPv6 address is a
-    node's in the tunnel at all.
-    """
-    on = "n2" if to == "router2" else "n1"
-    frames = [world.frame(family, to) / UDP(sport=6666, dport=8472) / one for one in tunnelled(world, inner)]
-    if family == 6:
-        world.refused(NO_TUNNEL_KEY, *frames, on=on)
-        return
-    # Nobody at all has an address outside, and a node has no range in which its own pods' addresses are foreign.
-    unknown = [one for one in frames if one[VXLAN].vni == 2]
-    world.refused(WRONG_NODE, *(one for one in frames if one[VXLAN].vni != 2), on=on)
-    world.refused("Unknown sender", *unknown, on=on)
+    """To another node it would come from the attacker's node's own address, as all does that leaves: and be believed."""
+    address = {4: "172.30.0.1", 6: "fd00:30::1"}[family] if to == "the machine beside" else to
+    frames = [world.frame(family, address) / UDP(sport=6666, dport=8472) / one for one in tunnelled(world, inner)]
+    world.refused(TUNNEL_PORT, *frames)
 
 
 @FAMILIES
-def test_a_tunnel_packet_to_the_other_nodes_own_address(world: World, family: int) -> None:
-    frames = [world.frame(family, "node2") / UDP(sport=6666, dport=8472) / one for one in tunnelled(world, family)]
-    world.refused("Stale or unroutable IP", *frames)
+@pytest.mark.parametrize("to", ["node1", "node2", "router2"])
+def test_a_tunnel_packet_in_disguise(world: World, family: int, to: str) -> None:
+    """In fragments, and behind options."""
+    datagram = bytes(UDP(sport=6666, dport=8472) / tunnelled(world, family)[0])
+    if family == 4:
+        whole = world.frame(4, to, proto=17, id=99)
+        parts = [(0, datagram[:24]), (3, datagram[24:])]
+        frames = [whole.copy() for _ in parts]
+        for frame, (offset, data) in zip(frames, parts, strict=True):
+            frame[IP].frag, frame[IP].flags = offset, "" if offset else "MF"
+            frame.add_payload(Raw(data))
+        world.refused(TUNNEL_PORT, *frames)
+        return
+    pieces = [IPv6ExtHdrFragment(nh=17, offset=offset, m=int(not offset), id=99) / Raw(data)
+              for offset, data in ((0, datagram[:24]), (3, datagram[24:]))]  # fmt: skip
+    hidden = [IPv6ExtHdrDestOpt(nh=17) / Raw(datagram), IPv6ExtHdrFragment(nh=17, id=98) / Raw(datagram)]
+    world.refused(TUNNEL_PORT, *(world.frame(6, to) / one for one in (*pieces, *hidden)))
 
 
 # -- another's connection ------------------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def test_filters_come_back(lab: Lab) -> None:
     link = node.exec(["ip", "-o", "route", "get", OUTSIDE[0]]).stdout.split(" dev ")[1].split()[0]
 
     def attached() -> int:
-        return sum(node.exec(["tc", "filter", "show", "dev", link, side]).stdout.count("uplink_") for side in ("ingress", "egress"))
+        shown = [node.exec(["tc", "filter", "show", "dev", link, side]).stdout for side in ("ingress", "egress")]
+        return sum("uplink_" in text for text in shown)
 
     assert attached() == 2
     node.exec(["tc", "qdisc", "del", "dev", link, "clsact"])

@@ -1,5 +1,6 @@
 """What every node's CiliumNode means for the kernel: pod ranges, nodes' addresses, routes. Pure."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -38,13 +39,23 @@ def believed_ranges(nodes: Mapping[str, Node], own: str) -> tuple[dict[Network, 
     """Each range with its node, and what is refused. Our own come first, then the lowest name: the same on each call."""
     held: dict[Network, str] = {}
     refused: list[Overlap] = []
-    for name in sorted(nodes, key=lambda name: (name != own, name)):
+    order = sorted(nodes, key=lambda name: (name != own, name))
+    believed: dict[int, list[tuple[int, int, int]]] = {
+        4: [],
+        6: [],
+    }  # first and last address, its node's place in `order`: disjoint
+    for place, name in enumerate(order):
         for network in nodes[name].ranges:
-            other = next((held[one] for one in held if one.version == network.version and one.overlaps(network)), None)
-            if other is None:
+            first, last = int(network.network_address), int(network.broadcast_address)
+            others = believed[network.version]
+            behind = at = bisect_right(others, last, key=lambda one: one[0])
+            while at and others[at - 1][1] >= first:
+                at -= 1
+            if at == behind:
+                others.insert(at, (first, last, place))
                 held[network] = name
-            elif other != name:
-                refused.append(Overlap(network, name, other))
+            elif (holder := min(other[2] for other in others[at:behind])) != place:
+                refused.append(Overlap(network, name, order[holder]))
     return held, refused
 
 

@@ -1,4 +1,4 @@
-"""Makes `tests.unit.agent.…` importable, and forbids blocking calls on the loop while a test of the agent runs."""
+"""Makes `tests.unit.agent.…` importable; the loader's description, and what was logged."""
 
 import sys
 from collections.abc import Iterator
