@@ -224,8 +224,8 @@ def retried_at_once(world: World) -> Iterator[None]:
 @UNANSWERED
 @pytest.mark.parametrize("silent", ["client", "near"], ids=["who asks", "who answers"])
 def test_who_was_silent_for_a_minute_is_heard_at_once(world: World, retried_at_once: None, silent: str) -> None:
-    """The kernel tries a failed router from its link-local address, and once. Unanswered, that ends the packet that waits: "No route
-    to host" is what a connection gets, and a server's first answer is lost."""
+    """The kernel tries a failed router from its link-local address, and once. Unanswered, that ends the packet that waits: a new
+    connection gets "No route to host", a server's first answer is lost."""
     namespace, router = world.namespace(silent), world.router(silent, 6)
 
     def rested() -> float:

@@ -139,5 +139,6 @@ class Facts:
     identities: dict[Identity, Labels] = field(default_factory=dict)
     attachments: dict[str, Attachment] = field(default_factory=dict)  # container/interface
     slices: dict[str, Slice] = field(default_factory=dict)
+    claims: dict[str, str] = field(default_factory=dict)  # a range's text -> the node that claimed it
     links: HostLinks = HostLinks()
     synced: set[str] = field(default_factory=set)  # sources that have said everything once

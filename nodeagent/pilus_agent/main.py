@@ -23,9 +23,9 @@ from pilus_agent.attachments import AttachmentFiles
 from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.programs import ensure_loaded
 from pilus_agent.endpoints import Endpoints
-from pilus_agent.facts import Address
+from pilus_agent.facts import Address, Network
 from pilus_agent.ipam import Allocator
-from pilus_agent.objects import cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
+from pilus_agent.objects import ENDPOINTS_PATH, cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
 from pilus_agent.publish import Publisher
 from pilus_agent.server import Server
 from pilus_agent.sources import kubernetes, services
@@ -35,7 +35,7 @@ from pilus_agent.views import Views
 from pilus_agent.wiring import Wiring
 from pilus_api import settings as settings_of
 from pilus_api.connection import ApiError, Connection
-from pilus_api.errors import PilusError
+from pilus_api.errors import InvalidError, PilusError
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +44,8 @@ RUNTIME = Path("/run/pilus")
 PINS = Path("/sys/fs/bpf/pilus")
 STATE = Path("/var/lib/pilus")
 _RETRY_SECONDS = 1.0
+# How often everything that the agent says in the API is written anew, changed or not.
+_AGAIN_SECONDS = 300.0
 
 
 class Agent:
@@ -62,15 +64,21 @@ class Agent:
         self._views = Views(self.wiring, self.version, self.started)
         self._server = Server(RUNTIME / "agent.sock", self._cni.answer, self._views.answer)
         self._rules: dict[str, str] = {}
+        self._ranges: tuple[Network, ...] = ()
 
     async def run(self) -> None:
         """Until cancelled."""
+        # First of all: without the pods that run, the first pass would take their rows out of the kernel.
+        await self._endpoints.restore()
+        for key, attachment in self._endpoints.attachments.items():
+            self.wiring.put("attachments", key, attachment)
+        self.wiring.synced("attachments")
         uid, addresses = await self._self()
         await self._server.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._publisher.run(), name="publish")
-                self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, ()))
+                self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, await self._routers()))
                 tasks.create_task(
                     kubernetes.follow_all(self._connection, self._node, self.wiring, (*kubernetes.KINDS, *services.KINDS)),
                     name="sources",
@@ -102,31 +110,50 @@ class Agent:
     async def _serve(self, uid: str, addresses: tuple[Address, ...]) -> None:
         """Once everything has been told: what was before us, then the CNI configuration, then what changes."""
         await self.wiring.until(lambda: self.wiring.in_sync, float("inf"))
-        own = self.wiring.own
-        while own is None or not own.ranges:
-            await self.wiring.until(lambda: bool(self.wiring.own and self.wiring.own.ranges), 3600)
-            own = self.wiring.own
-        for network in own.ranges:
-            self._endpoints.allocator.add(network)
-        await self._endpoints.restore()
-        for key, attachment in self._endpoints.attachments.items():
-            self.wiring.put("attachments", key, attachment)
-        await self.wiring.until(lambda: self.wiring.ready, float("inf"))
+        await self.wiring.until(lambda: self.wiring.ready and bool(self.wiring.own_ranges), float("inf"))
+        self._take_ranges(uid, addresses)
         await self._cni.drain()
         draining = asyncio.create_task(self._cni.run(), name="queued DELs")
-        self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, routers_of(own.ranges)))
         others = cni_install.install(Path(pilus_maps.__file__).parent.parent / "pilus_cni" / cni_install.PLUGIN)
         if others:
             _log.warning("other CNI configurations come before ours in the runtime's folder", files=others)
-        _log.info("serving", node=self._node, ranges=[str(network) for network in own.ranges])
+        _log.info("serving", node=self._node, ranges=[str(network) for network in self.wiring.own_ranges])
+        again = time.monotonic()
         try:
             while True:
+                if time.monotonic() - again > _AGAIN_SECONDS:
+                    again = time.monotonic()
+                    self._publisher.again()
+                self._take_ranges(uid, addresses)
                 self._publish(uid, addresses)
                 self._write_rules()
                 before = self.wiring.passes
-                await self.wiring.until(lambda before=before: self.wiring.passes != before, 3600)  # type: ignore[misc]
+                await self.wiring.until(lambda before=before: self.wiring.passes != before, _AGAIN_SECONDS)  # type: ignore[misc]
         finally:
             draining.cancel()
+
+    async def _routers(self) -> tuple[Address, ...]:
+        """Our router addresses as an earlier agent made them known: taking them back for a while would cut others off."""
+        try:
+            return kubernetes.node_of(await self._connection.get(node_path(self._node))).routers
+        except (ApiError, KeyError, TypeError, ValueError, AttributeError):
+            return ()
+
+    def _take_ranges(self, uid: str, addresses: tuple[Address, ...]) -> None:
+        """This node's ranges as they are now: addresses are given out of these alone, and others are told the routers'."""
+        ranges = self.wiring.own_ranges
+        if ranges == self._ranges:
+            return
+        for network in self._ranges:
+            if network not in ranges:
+                self._endpoints.allocator.retire(network)
+        for network in ranges:
+            try:
+                self._endpoints.allocator.add(network)
+            except InvalidError as error:
+                _log.error("no addresses are given out of a pod range", range=str(network), error=str(error))
+        self._ranges = ranges
+        self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, routers_of(ranges)))
 
     def _write_rules(self) -> None:
         """For the observer: what the rule numbers of events mean."""
@@ -140,11 +167,14 @@ class Agent:
 
     def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
         node = next(iter(addresses), None)
+        paths: set[str] = set()
         for endpoint in self.wiring.endpoints.values():
             attachment = endpoint.attachment
             path = endpoint_path(attachment.namespace, attachment.pod)
+            paths.add(path)
             self._publisher.want(path, cilium_endpoint(endpoint, self.wiring.labels_of(attachment), node))
         # A CiliumEndpoint goes with its pod: the pod owns it.
+        self._publisher.keep(ENDPOINTS_PATH, paths)
         status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements(self.wiring.unwritten))
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 

@@ -9,6 +9,8 @@ from pilus_api.labels import Labels
 
 Object = dict[str, Any]
 
+ENDPOINTS_PATH = "/apis/cilium.io/v2/namespaces/"
+
 
 def node_path(name: str) -> str:
     return f"/apis/cilium.io/v2/ciliumnodes/{name}"
@@ -32,7 +34,7 @@ def routers_of(ranges: Iterable[Network]) -> tuple[Address, ...]:
 
 
 def endpoint_path(namespace: str, name: str) -> str:
-    return f"/apis/cilium.io/v2/namespaces/{namespace}/ciliumendpoints/{name}"
+    return f"{ENDPOINTS_PATH}{namespace}/ciliumendpoints/{name}"
 
 
 def cilium_endpoint(endpoint: Endpoint, labels: Labels, node: Address | None) -> Object:

@@ -67,6 +67,7 @@ class PolicyStage:
         self._labels: dict[Identity, Labels] = {}
         self._ports: dict[Identity, NamedPorts] = {}
         self._endpoints: dict[str, Labels] = {}
+        self._deciding: frozenset[tuple[str, int]] = frozenset()
         self._realised: frozenset[tuple[str, int]] = frozenset()
         for number, labels in RESERVED.items():
             self._compiler.put_identity(number, labels)
@@ -111,7 +112,7 @@ class PolicyStage:
             layout = tables.layouts[name]
             return ((layout.key.decode(key), layout.value.decode(value)) for key, value in held[name].items())
 
-        self._rows.restore(decoded("policies"), decoded("verdicts"))
+        self._rows.restore(decoded("policies"), decoded("verdicts"), [*decoded("peers"), *decoded("cidrs")])
 
     # -- deciding ----------------------------------------------------------------------------------------------------------
 
@@ -122,6 +123,7 @@ class PolicyStage:
         if self._changed:
             self._changed = False
             self._put_policies()
+        self._deciding = frozenset((held.uid, held.generation) for held in self._objects.values())
         self._put_endpoints(endpoints, ports, numbers)
         self._compiled = self._compiler.compiled()
         self._governed = {key: self._of(key) for key in endpoints}
@@ -207,26 +209,31 @@ class PolicyStage:
     # -- what became of it -------------------------------------------------------------------------------------------------
 
     def acknowledgements(self, unwritten: str) -> list[Item]:
-        """For PilusNodeStatus. `unwritten` says why the tables could not be written, "" if they stand as decided: then what came
-        since the last time that they did is not realised."""
+        """For PilusNodeStatus. `unwritten` says why the last pass could not write what was decided, "" if it could."""
         told = []
-        realised: set[tuple[str, int]] = set()
         for name, held in sorted(self._objects.items()):
             mark = (held.uid, held.generation)
-            error = self._error(name) or (unwritten if mark not in self._realised else "")
-            if not error:
-                realised.add(mark)
+            done = mark in self._realised
+            error = self._error(name) or ("" if done else unwritten)
             told.append(
                 {
                     "uid": held.uid,
                     "generation": held.generation,
-                    "realised": not error,
+                    "realised": done and not error,
                     "error": error,
                     "unenforced": list(self._unenforced.get(name, ())),
                 }
             )
-        self._realised = frozenset(realised)
         return told
+
+    def realised(self) -> None:
+        """What was last decided stands in the kernel."""
+        self._realised = self._deciding
+
+    @property
+    def frozen(self) -> bool:
+        """Whether an endpoint's policy stands as it last fitted, because what is wanted does not."""
+        return any(held.policy in self._compiled.too_large for held in self._compiled.endpoints.values())
 
     def _error(self, name: str) -> str:
         if name in self._errors:

@@ -6,6 +6,7 @@ written. Never: reading back to decide anything.
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 
 import structlog
 
@@ -30,6 +31,19 @@ class Publisher:
         if body is not None and self._written.get(path) == body and path not in self._wanted:
             return
         self._wanted[path] = body
+        self._changed.set()
+
+    def keep(self, prefix: str, paths: Collection[str]) -> None:
+        """Of what begins with `prefix`, only these are ours any more: the rest is neither written nor remembered."""
+        for held in (self._wanted, self._written):
+            for path in [path for path in held if path.startswith(prefix) and path not in paths]:
+                del held[path]
+        self._failing = {path for path in self._failing if not path.startswith(prefix) or path in paths}
+
+    def again(self) -> None:
+        """Write everything anew: somebody may have deleted or changed it meanwhile."""
+        self._wanted = {**self._written, **self._wanted}
+        self._written.clear()
         self._changed.set()
 
     async def run(self) -> None:

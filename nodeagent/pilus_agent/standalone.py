@@ -20,8 +20,8 @@ from pilus_agent.server import Server
 from pilus_agent.sources.cni_request import CniError, Code, answer_error
 from pilus_agent.sources.directory import DirectorySource
 from pilus_agent.views import Views
-from pilus_agent.wiring import Wiring
-from pilus_api.errors import PilusError
+from pilus_agent.wiring import NEEDED, Wiring
+from pilus_api.errors import InvalidError, PilusError
 from pilus_api.labels import IdentityFilter
 from pilus_api.settings import Settings
 
@@ -38,7 +38,7 @@ class StandaloneAgent:
     def __init__(self, node: str, settings: Settings, folder: Path, kernel: Kernel, runtime: Path, version: str) -> None:
         self._node = node
         self._kernel = kernel
-        self.wiring = Wiring(node, settings, kernel)
+        self.wiring = Wiring(node, settings, kernel, NEEDED - {"claims"})  # nobody claims where nobody else is
         self._source = DirectorySource(folder, self.wiring, settings.cluster_name, IdentityFilter(settings.labels))
         self._endpoints = Endpoints(kernel, AttachmentFiles(runtime / "endpoints"), Allocator())
         views = Views(self.wiring, version, time.monotonic())
@@ -48,6 +48,11 @@ class StandaloneAgent:
 
     async def run(self) -> None:
         """Until cancelled."""
+        # First of all: without the pods that run, the first pass would take their rows out of the kernel.
+        await self._endpoints.restore()
+        for key, attachment in self._endpoints.attachments.items():
+            self.wiring.put("attachments", key, attachment)
+        self.wiring.synced("attachments")
         await self._server.start()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -58,7 +63,6 @@ class StandaloneAgent:
             await self._server.close()
 
     async def _connect(self) -> None:
-        restored = False
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -67,12 +71,10 @@ class StandaloneAgent:
                 _log.warning("no CiliumNode with podCIDRs for this node in the directory yet", node=self._node)
                 continue
             for network in own.ranges:
-                self._endpoints.allocator.add(network)
-            if not restored:
-                restored = True
-                await self._endpoints.restore()
-                for key, attachment in self._endpoints.attachments.items():
-                    self.wiring.put("attachments", key, attachment)
+                try:
+                    self._endpoints.allocator.add(network)
+                except InvalidError as error:
+                    _log.error("no addresses are given out of a pod range", range=str(network), error=str(error))
             await self.wiring.until(lambda: self.wiring.ready, float("inf"))
             routers: dict[int, Address] = {address.version: address for address in routers_of(own.ranges)}
             for name in sorted(self._source.pods):

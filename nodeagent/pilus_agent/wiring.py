@@ -32,7 +32,7 @@ from pilus_agent.desired.nodes import (
 )
 from pilus_agent.diff.generations import endpoint_slot
 from pilus_agent.diff.order import WRITE_ORDER
-from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Node
+from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Network, Node, Pod
 from pilus_agent.objects import routers_of
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.service_stage import ServiceStage
@@ -45,7 +45,11 @@ from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
-NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp", "services", "endpointslices"})
+# "attachments": what an earlier agent made. Without them every running pod's rows would be unwanted for the first pass.
+NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp", "services", "endpointslices",
+                    "attachments", "claims"})  # fmt: skip
+# Trouble with these keeps policies from being realised; others are beside the point.
+_DECIDING = frozenset({*WRITE_ORDER, "links", "generation"})
 INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
 # enum pilus_setting
@@ -77,6 +81,8 @@ class Wiring:
         self._revision = 0
         self.needed = needed
         self._given_up: set[str] = set()
+        self._claims: dict[str, tuple[str, str]] = {}
+        self._believed: set[Network] = set()
         self._plan: NodePlan | None = None
         self._made: NodePlan | None = None  # the plan that `links` came from
         self._nodes_changed = True
@@ -108,6 +114,8 @@ class Wiring:
                 self.policy.put(kind, key, fact)
             case "services" | "endpointslices":
                 self.services.put(kind, key, fact)
+            case "claims":
+                self._claim(key, fact)
             case "attachments":
                 _put(self.facts.attachments, key, fact)
                 if fact is None:
@@ -115,6 +123,15 @@ class Wiring:
             case _:
                 raise KeyError(kind)
         self._touch()
+
+    def _claim(self, key: str, fact: tuple[str, str] | None) -> None:
+        before = self._claims.pop(key, None)
+        if before is not None:
+            self.facts.claims.pop(before[0], None)
+        if fact is not None:
+            self._claims[key] = fact
+            self.facts.claims[fact[0]] = fact[1]
+        self._nodes_changed = True
 
     def _identity(self, key: str, fact: AllocatedIdentity | None) -> None:
         if not key.isdigit():
@@ -149,7 +166,7 @@ class Wiring:
     @property
     def unwritten(self) -> str:
         """Why the last pass could not write all it wanted, "" if it could."""
-        return "; ".join(trouble.message for name, trouble in sorted(self.troubles.held.items()) if name in WRITE_ORDER)
+        return "; ".join(trouble.message for name, trouble in sorted(self.troubles.held.items()) if name in _DECIDING)
 
     @property
     def in_sync(self) -> bool:
@@ -158,6 +175,12 @@ class Wiring:
     @property
     def own(self) -> Node | None:
         return self.facts.nodes.get(self.node)
+
+    @property
+    def own_ranges(self) -> tuple[Network, ...]:
+        """This node's pod ranges, those alone that it has claimed, in the order of its object."""
+        own = self.own
+        return tuple(network for network in own.ranges if network in self._believed) if own else ()
 
     @property
     def ready(self) -> bool:
@@ -212,6 +235,10 @@ class Wiring:
             revision = self._revision
             settled = await self._pass()
             if settled:
+                self.policy.realised()
+                if not self.realised:
+                    # Not before: programs of a new load would drop everything as long as their tables are empty.
+                    await self._attach()
                 self.realised = revision
             elif self._retry is None or self._retry.cancelled() or self._retry.when() <= asyncio.get_running_loop().time():
                 self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
@@ -240,27 +267,32 @@ class Wiring:
             return
         self._nodes_changed = False
         self._ranges_moved = True
-        held, refused = believed_ranges(self.facts.nodes, self.node)
+        held, refused = believed_ranges(self.facts.nodes, self.node, self.facts.claims if "claims" in self.needed else None)
         for one in refused:
             _log.warning(
-                "a node's pod range overlaps another's, not believed", range=str(one.network), node=one.node, holder=one.holder
+                "a node's pod range is another's or nobody's, not believed",
+                range=str(one.network),
+                node=one.node,
+                holder=one.holder,
             )
         self.ranges = RangeIndex(held)
+        self._believed = {network for network, name in held.items() if name == self.node}
         self.tables.want_all("pod_ranges", pod_range_rows(held, self.facts.nodes, self.node))
-        names = set(self.facts.nodes)
-        for name in self.ipcache.origins(Strength.NODE) - names:
-            self.ipcache.withdraw((Strength.NODE, name))
+        for strength, names in ((Strength.OWN_NODE, {self.node}), (Strength.NODE, self.facts.nodes.keys() - {self.node})):
+            for name in self.ipcache.origins(strength) - (names & self.facts.nodes.keys()):
+                self.ipcache.withdraw((strength, name))
         for name, node in self.facts.nodes.items():
-            known = node if name != self.node else replace(node, routers=routers_of(node.ranges))
-            self.ipcache.put((Strength.NODE, name), address_rows(known, self.node, self.ranges))
+            known = node if name != self.node else replace(node, routers=routers_of(self.own_ranges))
+            strength = Strength.OWN_NODE if name == self.node else Strength.NODE
+            self.ipcache.put((strength, name), address_rows(known, self.node, self.ranges))
         own = self.own
         underlay = tunnel_of(own) if own else None
-        if own is None or underlay is None or not own.ranges:
+        if own is None or underlay is None or not self.own_ranges:
             self._plan = None
         else:
             tunnel = self.settings.routing_mode == "tunnel"
             direct = () if tunnel or not self.settings.auto_direct_node_routes else direct_routes(held, self.facts.nodes, self.node)
-            self._plan = NodePlan(underlay, routers_of(own.ranges), tuple(remote_ranges(held, self.node)), tunnel,
+            self._plan = NodePlan(underlay, routers_of(self.own_ranges), tuple(remote_ranges(held, self.node)), tunnel,
                                   self.settings.tunnel_port, self.settings.mtu, tuple(direct),
                                   self.settings.masquerade_port_range if self._masqueraded() else None)  # fmt: skip
 
@@ -272,7 +304,7 @@ class Wiring:
         if plan == self._made:
             return True
         try:
-            self.links = await self.kernel.call(lambda: ensure_node(self.kernel.netlink(), self.kernel.datapath, plan))
+            self.links = await self.kernel.call(lambda: ensure_node(self.kernel.netlink(), plan))
         except Exception as error:  # noqa: BLE001  # the reconcile loop: whatever netlink says, it is told and tried again
             self.troubles.report("links", f"this node's links can't be made: {error}")
             return False
@@ -284,7 +316,7 @@ class Wiring:
     def _decide_endpoints(self) -> None:
         labels: dict[str, Labels] = {}
         for key, attachment in self.facts.attachments.items():
-            pod = self.facts.pods.get(f"{attachment.namespace}/{attachment.pod}")
+            pod = self._pod_of(attachment)
             found = labels_of(pod, self.facts.namespaces, self._relevant, self.settings.cluster_name) if pod else None
             # A pod whose object has gone keeps what it was until its DEL comes.
             labels[key] = found or self.labels.get(key) or INIT_LABELS
@@ -311,12 +343,25 @@ class Wiring:
             )
             for key, attachment in self.facts.attachments.items()
         }
-        self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self.identities.labels))
+        self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self._known()))
         self.tables.want_all("endpoints", self._endpoint_rows())
 
+    def _known(self) -> Iterable[Identity]:
+        """Identities that every policy's rows account for. While a policy stands as it last fitted, no new one: it would get that
+        policy's default class, which may be open."""
+        if not self.policy.frozen:
+            return self.identities.labels
+        held, layout = self.tables.trackers["identities"].held, self.tables.layouts["identities"].key
+        return [number for number in self.identities.labels if layout.encode(int(number)) in held]
+
     def _ports(self, attachment: Attachment) -> frozenset[tuple[str, int, int]]:
-        pod = self.facts.pods.get(f"{attachment.namespace}/{attachment.pod}")
+        pod = self._pod_of(attachment)
         return pod.ports if pod else frozenset()
+
+    def _pod_of(self, attachment: Attachment) -> Pod | None:
+        """Of the pod that the attachment was made for, not of another with its name."""
+        pod = self.facts.pods.get(f"{attachment.namespace}/{attachment.pod}")
+        return pod if pod is not None and pod.uid == attachment.uid else None
 
     def _endpoint_rows(self) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]:
         for endpoint in self.endpoints.values():
@@ -373,7 +418,7 @@ class Wiring:
             "event_rate": 100,
             "event_burst": 200,
         }
-        for name, addresses in (("node", own.addresses), ("router", routers_of(own.ranges))):
+        for name, addresses in (("node", own.addresses), ("router", routers_of(self.own_ranges))):
             for address in addresses:
                 value.setdefault(f"{name}_ipv{address.version}", raw(address))
         self.tables.want("settings", 0, value)
@@ -387,11 +432,17 @@ class Wiring:
 
     # -- audit -----------------------------------------------------------------------------------------------------------
 
+    async def _attach(self) -> None:
+        try:
+            await self.kernel.call(self._audit)
+        except Exception as error:  # noqa: BLE001  # the reconcile loop: the audit tries again
+            self.troubles.report("audit", f"programs can't be attached: {error}")
+
     async def _audits(self) -> None:
         """Every second: is everything still attached, and every link there? What is not comes back."""
         while True:
             await asyncio.sleep(_AUDIT_SECONDS)
-            if self._made is None:
+            if self._made is None or not self.realised:
                 continue
             try:
                 repaired, missing = await self.kernel.call(self._audit)
@@ -411,7 +462,7 @@ class Wiring:
         """The programs for Services: on the node's cgroup, where there is one."""
         try:
             await self.kernel.call(lambda: cgroup.attach(self.kernel.datapath, cgroup.node_folder()))
-        except PilusError as error:
+        except (PilusError, OSError) as error:
             self.troubles.report("cgroup", str(error))
             return
         self.troubles.resolve("cgroup")

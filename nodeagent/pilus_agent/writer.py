@@ -8,6 +8,7 @@ nothing does.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -89,27 +90,50 @@ class Writer:
                 self._troubles.report(table, f"the table {table} can't be written: {error}; what was enforced stays so")
                 tracker.hold_all(await self._kernel.call(self._kernel.read, table))
                 continue
-            self._troubles.resolve(table)
         for table in REMOVE_AT_ONCE:
             await self._remove(table, self._tables.trackers[table].deletes, failed)
         if not await self._raise_generations():
             failed.add("generation")
-        if not failed:
-            await self._sweep(failed)
+        await self._sweep(failed)
+        for table in WRITE_ORDER:  # also one that has nothing to be written any more
+            if table not in failed:
+                self._troubles.resolve(table)
         return not failed
 
     async def _sweep(self, failed: set[str]) -> None:
-        """Remove what was condemned a second ago and still is unwanted; condemn what is unwanted since."""
+        """Remove what was condemned a second ago and still is unwanted; condemn what is unwanted since. After a failure nothing
+        that the kernel still points at: but what a policy that did not fit has left must make room for one that does."""
         if self._due:
             self._due, self._timer = False, None
             for table in REMOVE_LATER:
-                await self._remove(table, self._condemned.get(table, set()) & self._tables.trackers[table].deletes, failed)
+                unwanted = self._condemned.get(table, set()) & self._tables.trackers[table].deletes
+                if failed and unwanted:
+                    unwanted -= self._pointed_at(table, unwanted)
+                await self._remove(table, unwanted, failed)
             self._condemned = {}
             if not any(self._tables.trackers[table].deletes for table in REMOVE_LATER):
                 self._swept()
         if self._timer is None and any(self._tables.trackers[table].deletes for table in REMOVE_LATER):
             self._condemned = {table: set(self._tables.trackers[table].deletes) for table in REMOVE_LATER}
             self._timer = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._ring)
+
+    def _pointed_at(self, table: str, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of the rows that others, as the kernel holds them, point at. Decodes whole tables: only after a failure."""
+
+        def values(name: str, field: str) -> set[Any]:
+            layout = self._tables.layouts[name].value
+            return {layout.decode(row)[field] for row in self._tables.trackers[name].held.values()}
+
+        layout = self._tables.layouts[table].key
+        match table:
+            case "policies" | "peers" | "cidrs":
+                pointed, field = values("endpoints", "policy"), "" if table == "policies" else "policy"
+            case "verdicts":
+                pointed = {number for pair in values("policies", "table") for number in pair}
+                pointed, field = pointed | values("peers", "table") | values("cidrs", "table"), "table"
+            case _:
+                pointed, field = values("services", "set"), "set"
+        return {key for key in keys if (layout.decode(key)[field] if field else layout.decode(key)) in pointed}
 
     def _ring(self) -> None:
         self._due = True
@@ -139,10 +163,12 @@ class Writer:
             self._to_raise |= raised(table, where, values)
 
     def _raise_policies(self, keys: Iterable[bytes]) -> None:
-        """A class that changes within a policy: every endpoint that has the policy decides anew. A new row changes no flow: an
-        identity without a row in `identities` was dropped, and one with a row had the default class."""
+        """A class that changes within a policy: every endpoint that has the policy decides anew. A new row of an identity
+        that was not known changes no flow: it was dropped."""
         layout, held = self._tables.layouts["peers"].key, self._tables.trackers["peers"].held
-        numbers = {layout.decode(key)["policy"] for key in keys if key in held}
+        known, identity = self._tables.trackers["identities"].held, self._tables.layouts["identities"].key
+        decoded = ((key, layout.decode(key)) for key in keys)
+        numbers = {row["policy"] for key, row in decoded if key in held or identity.encode(row["identity"]) in known}
         if not numbers:
             return
         endpoints = self._tables.layouts["endpoints"].value

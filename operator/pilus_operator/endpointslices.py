@@ -31,8 +31,8 @@ def accepted(
     """
     if pod is None or not pod.node or pod.host_network or pod.finished or identity is None or not node_address:
         return None, []
-    if endpoint.pod_uid and endpoint.pod_uid != pod.uid:
-        return None, []  # left over from an earlier pod of this name
+    if endpoint.pod_uid != pod.uid:
+        return None, []  # left over from an earlier pod of this name, or written by nobody's agent
     refused = [address for address in endpoint.addresses if not owns(pod.node, address)]
     addressing: dict[int, str] = {}
     for address in endpoint.addresses:

@@ -43,15 +43,25 @@ class PolicyRows:
         self._table_uses: dict[bytes, int] = {}
         self._contents: dict[bytes, PortTable] = {}
 
-    def restore(self, policies: Iterable[tuple[int, Record]], verdicts: Iterable[tuple[Record, Record]]) -> None:
-        """What the kernel holds from an earlier agent: a policy is recognised by its hash, a port table by its rows."""
-        self._policies = {bytes(value["hash"]): key for key, value in policies}
+    def restore(
+        self,
+        policies: Iterable[tuple[int, Record]],
+        verdicts: Iterable[tuple[Record, Record]],
+        named: Iterable[tuple[Record, Record]],
+    ) -> None:
+        """What the kernel holds from an earlier agent: a policy is recognised by its hash, a port table by its rows. `named`: the
+        rows of peers and cidrs. An agent that died may have left rows of a policy that has none itself: its number is not free."""
+        rows, classes = list(policies), list(named)
+        self._policies = {bytes(value["hash"]): key for key, value in rows}
         tables: dict[int, list[PortRow]] = {}
         for key, value in verdicts:
             answer = Answer(Decision(value["decision"]), value["precedence"], value["rule"])
             tables.setdefault(key["table"], []).append(PortRow(key["length"], key["protocol"], key["port"], answer))
+        # A table without rows is one too: it denies everything, and stands only where something names it.
+        for table in {table for _, value in rows for table in value["table"]} | {value["table"] for _, value in classes}:
+            tables.setdefault(table, [])
         self._tables = recognise_tables(tables)
-        self._last["policies"] = max(self._policies.values(), default=0)
+        self._last["policies"] = max({*self._policies.values(), *(key["policy"] for key, _ in classes)}, default=0)
         self._last["tables"] = max(tables, default=0)
 
     def number_of(self, policy: bytes) -> int:

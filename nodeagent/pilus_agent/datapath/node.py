@@ -40,8 +40,9 @@ class NodeLinks:
     uplink_mtu: int
 
 
-def ensure_node(netlink: Netlink, datapath: Datapath, plan: NodePlan) -> NodeLinks:
-    """Raises LinkError, and NetlinkError where the kernel refuses."""
+def ensure_node(netlink: Netlink, plan: NodePlan) -> NodeLinks:
+    """Links and routes; no programs, which are attached when their tables are filled (`audit`). Raises LinkError, and
+    NetlinkError where the kernel refuses."""
     uplink = netlink.uplink_of(plan.underlay)
     uplink_mtu = mtu = plan.mtu or netlink.mtu(uplink)
     if plan.tunnel:
@@ -50,14 +51,12 @@ def ensure_node(netlink: Netlink, datapath: Datapath, plan: NodePlan) -> NodeLin
     tunnel = 0
     if plan.tunnel:
         tunnel = netlink.ensure_tunnel(plan.tunnel_port, mtu)
-        attach(netlink, datapath, tunnel, "overlay")
         netlink.ensure_routes(tunnel, plan.remote, {address.version: address for address in plan.routers})
     else:
         netlink.delete(TUNNEL_LINK)  # of a time with a tunnel: nobody shall be listened to there
     if plan.nat_ports is not None:
         netlink.reserve_ports(*plan.nat_ports)
     netlink.ensure_direct_routes(uplink, dict(plan.direct))
-    attach(netlink, datapath, uplink, "uplink", _UPLINK_PRIORITY)
     return NodeLinks(uplink, router, tunnel, mtu, uplink_mtu)
 
 

@@ -1,6 +1,6 @@
 """Who has which address: the rows of `ipcache`, each named by where it comes from, so that one pod more costs one row. Pure.
 
-Of two origins for one address the stronger holds: this node's own pods, then nodes, then slices; among equals the lower name.
+Of two origins for one address the stronger holds: this node's own pods, this node, other nodes, slices; of equals the lower name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,8 +17,9 @@ Record = dict[str, object]
 
 class Strength(IntEnum):
     LOCAL_POD = 0
-    NODE = 1
-    SLICE = 2
+    OWN_NODE = 1  # another node's object can't take this node's address
+    NODE = 2
+    SLICE = 3
 
 
 Origin = tuple[Strength, str]

@@ -17,7 +17,7 @@ Row = tuple[Record, Record]
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Two nodes claim addresses of each other: the later by name is not believed."""
+    """A range that is not believed: `holder` has claimed it, or has a range that overlaps; empty: nobody has claimed it."""
 
     network: Network
     node: str
@@ -35,8 +35,14 @@ def _tunnel(node: Node, own: str) -> Record:
     return {"tunnel_family": family(address), "tunnel": raw(address)} if address else {}
 
 
-def believed_ranges(nodes: Mapping[str, Node], own: str) -> tuple[dict[Network, str], list[Overlap]]:
-    """Each range with its node, and what is refused. Our own come first, then the lowest name: the same on each call."""
+def believed_ranges(
+    nodes: Mapping[str, Node], own: str, claims: Mapping[str, str] | None = None
+) -> tuple[dict[Network, str], list[Overlap]]:
+    """Each range with its node, and what is refused. Our own come first, then the lowest name: the same on each call.
+
+    `claims`: which node has claimed which range (PilusRangeClaim); a range that its node has not claimed counts for nothing, for
+    any node's agent may write any CiliumNode. None: nobody claims here.
+    """
     held: dict[Network, str] = {}
     refused: list[Overlap] = []
     order = sorted(nodes, key=lambda name: (name != own, name))
@@ -46,6 +52,9 @@ def believed_ranges(nodes: Mapping[str, Node], own: str) -> tuple[dict[Network, 
     }  # first and last address, its node's place in `order`: disjoint
     for place, name in enumerate(order):
         for network in nodes[name].ranges:
+            if claims is not None and claims.get(str(network)) != name:
+                refused.append(Overlap(network, name, claims.get(str(network), "")))
+                continue
             first, last = int(network.network_address), int(network.broadcast_address)
             others = believed[network.version]
             behind = at = bisect_right(others, last, key=lambda one: one[0])
@@ -91,6 +100,8 @@ def address_rows(node: Node, own: str, ranges: RangeIndex) -> Iterator[Row]:
     identity = HOST if local else REMOTE_NODE
     mark = LOCAL if local else 0
     for address in node.addresses:
+        if not local and ranges.holder(address) is not None:
+            continue  # a pod's, whatever this node's object says
         yield host_prefix(address), {"identity": identity, "flags": NODE | mark}
     for address in node.routers:
         if ranges.holder(address) == node.name:

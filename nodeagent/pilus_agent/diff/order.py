@@ -15,7 +15,8 @@ REMOVE_LATER: Final = ("policies", "peers", "cidrs", "verdicts", "backends")
 # A table that could not be written keeps these from being written: they would point at what is not there.
 DEPENDS: Final = {
     "policies": frozenset({"verdicts", "peers", "cidrs"}),
-    "identities": frozenset({"peers"}),
+    # An identity that is known but not in every policy's rows would get the default class.
+    "identities": frozenset({"verdicts", "peers", "cidrs", "policies"}),
     "endpoints": frozenset({"policies"}),
     "services": frozenset({"backends"}),
 }

@@ -166,8 +166,7 @@ class CniSource:
         return endpoint is not None and endpoint.identity is not None and self._wiring.settled(key)
 
     def _routers(self) -> dict[int, Address]:
-        own = self._wiring.own
-        return {address.version: address for address in routers_of(own.ranges)} if own else {}
+        return {address.version: address for address in routers_of(self._wiring.own_ranges)}
 
     def _result(self, request: Request, attachment: Attachment, routers: dict[int, Address], mtu: int) -> bytes:
         interfaces = (

@@ -172,7 +172,7 @@ def _documents(path: Path, text: str) -> Iterator[Raw | None]:
     for part in text.split("\n---"):
         try:
             held = yaml.safe_load(part.removeprefix("---"))
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             _log.warning("a YAML document is broken, left out", path=str(path), error=str(error).replace("\n", " ")[:300])
             yield None
             continue

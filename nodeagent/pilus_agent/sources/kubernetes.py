@@ -149,6 +149,12 @@ def slice_of(raw: Raw) -> Slice:
     return Slice(raw["metadata"]["name"], tuple(endpoints))
 
 
+def claim_of(raw: Raw) -> tuple[str, str]:
+    """A PilusRangeClaim: the range's canonical text, and the node that has it."""
+    spec = raw["spec"]
+    return str(ip_network(_text(spec["range"]))), _text(spec["node"])
+
+
 def policy_of(raw: Raw) -> PolicyObject:
     metadata = raw["metadata"]
     return PolicyObject(raw, _text(metadata["uid"]), int(metadata.get("generation") or 0))
@@ -170,6 +176,7 @@ KINDS = (
     Kind("namespaces", "/api/v1/namespaces", namespace_of),
     Kind("identities", "/apis/cilium.io/v2/ciliumidentities", identity_of),
     Kind("slices", "/apis/cilium.io/v2alpha1/ciliumendpointslices", slice_of),
+    Kind("claims", "/apis/pilus.io/v1alpha1/pilusrangeclaims", claim_of),
     Kind("cnp", "/apis/cilium.io/v2/ciliumnetworkpolicies", policy_of),
     Kind("ccnp", "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies", policy_of),
     Kind("knp", "/apis/networking.k8s.io/v1/networkpolicies", policy_of),

@@ -37,6 +37,9 @@ from pilus_api.settings import Settings
 from pilus_maps import Datapath, KernelError, Program
 
 P = ParamSpec("P")
+
+# Most tests are not about who has claimed which range.
+UNCLAIMED = NEEDED - {"claims"}
 T = TypeVar("T")
 ROOT = Path(__file__).parents[3]
 PATIENCE = 5.0
@@ -325,7 +328,7 @@ def no_cgroup() -> Iterator[None]:
 class World:
     """One agent's wiring on a fake kernel."""
 
-    def __init__(self, kernel: FakeKernel, needed: frozenset[str] = NEEDED, **settings: Any) -> None:
+    def __init__(self, kernel: FakeKernel, needed: frozenset[str] = UNCLAIMED, **settings: Any) -> None:
         self.kernel = kernel
         self.wiring = Wiring("n1", Settings(**settings), kernel, needed)
         self.tables = self.wiring.tables
