@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -103,11 +104,8 @@ def world() -> Iterator[World]:
         for namespace in ("a", "b"):
             lab.kubectl("create", "namespace", namespace)
         for namespace in ("a", "b"):
-            wait_for(
-                "its service account",
-                lambda space=namespace: lab.get("serviceaccount", "default", f"--namespace={space}", check=False),
-                20,
-            )
+            place = f"--namespace={namespace}"
+            wait_for("its service account", partial(lab.get, "serviceaccount", "default", place, check=False), 20)
         lab.apply("\n---\n".join(yaml.safe_dump(manifest(name)) for name in PODS))
         for namespace in ("a", "b"):
             lab.kubectl("wait", f"--namespace={namespace}", "--for=condition=Ready", "pod", "--all", "--timeout=60s")

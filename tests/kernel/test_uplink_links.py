@@ -104,11 +104,13 @@ def test_filters_of_others_stay(datapath: Datapath) -> None:
         look.tc("add", "clsact", eth)
         theirs = datapath.program("overlay_to")
         look.tc("add-filter", "bpf", eth, parent="ffff:fff2", fd=theirs.fd, name="theirs", direct_action=True, prio=1, handle=1)
-        made = ensure_node(netlink, datapath, plan())
+        made = ensure_node(netlink, plan())
         assert (made.uplink_ifindex, made.uplink_mtu, made.pod_mtu) == (eth, 1500, 1450)
+        assert filters(look, eth) == [(1, 1, "theirs")], "programs come when their tables are filled"
+        assert audit(netlink, datapath, eth) == [TUNNEL_LINK, "uplink"]
         ours = [(20, 1, f"{name}-{datapath.hash}") for name in PROGRAMS.values()]
         assert sorted(filters(look, eth)) == sorted([(1, 1, "theirs"), *ours])
-        assert ensure_node(netlink, datapath, plan()) == made
+        assert ensure_node(netlink, plan()) == made
         assert len(filters(look, eth)) == 3
         assert audit(netlink, datapath, eth) == []
         look.tc("del-filter", "bpf", eth, parent="ffff:fff2", prio=20, handle=1)
@@ -162,15 +164,15 @@ def test_a_node_that_is_not_on_the_link() -> None:
     in_a_node(test)
 
 
-def test_from_a_tunnel_to_direct_and_back(datapath: Datapath) -> None:
+def test_from_a_tunnel_to_direct_and_back() -> None:
     """Each mode leaves its own routes alone behind."""
 
     def test(netlink: Netlink, look: IPRoute, eth: int) -> None:
         direct = {str(network): str(gateway) for network, gateway in FAR.items()}
         for _ in range(2):
-            ensure_node(netlink, datapath, plan())
+            ensure_node(netlink, plan())
             assert (routes(look, eth), routes(look, netlink.index(TUNNEL_LINK))) == ({}, dict.fromkeys(direct))
-            made = ensure_node(netlink, datapath, plan(tunnel=False, direct=tuple(FAR.items())))
+            made = ensure_node(netlink, plan(tunnel=False, direct=tuple(FAR.items())))
             assert (made.tunnel_ifindex, made.pod_mtu) == (0, 1500)
             assert routes(look, eth) == direct
             assert not netlink.index(TUNNEL_LINK)
