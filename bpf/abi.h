@@ -10,6 +10,7 @@
 #pragma once
 
 enum pilus_family {
+	PILUS_FAMILY_LINK = 0,		/* endpoints alone: no address, but the number of a pod's link in its first word, host endian */
 	PILUS_FAMILY_IPV4 = 4,
 	PILUS_FAMILY_IPV6 = 6,
 };

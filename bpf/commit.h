@@ -51,7 +51,8 @@ pilus_always void pilus_restamp(struct pilus_flow *held, const struct pilus_flow
 	held->generation[0] = drafted->generation[0];
 }
 
-/* A new connection where an old one's record has expired: everything but the counters, which the sweep has not read yet. */
+/* A new connection where an old one's record has expired, or was other pods': everything but the counters, which the sweep has
+ * not read yet. */
 pilus_always void pilus_take_over(struct pilus_flow *held, const struct pilus_flow *drafted)
 {
 	pilus_restamp(held, drafted, true);
@@ -67,7 +68,7 @@ pilus_always void pilus_take_over(struct pilus_flow *held, const struct pilus_fl
 
 /* One direction's entry, new or renewed. NULL where the other role's record lives: UDP with equal ports runs both ways. */
 pilus_always struct pilus_flow *pilus_enter(const struct pilus_flow_key *key, const struct pilus_flow *drafted,
-					    const struct pilus_settings *now, u32 seconds, bool own)
+					    const struct pilus_settings *now, u32 seconds, bool own, bool reply)
 {
 	struct pilus_flow *held = pilus_held(key);
 
@@ -75,7 +76,9 @@ pilus_always struct pilus_flow *pilus_enter(const struct pilus_flow_key *key, co
 		embryonic.update((struct pilus_flow_key *)key, (struct pilus_flow *)drafted);
 		return embryonic.lookup(key);
 	}
-	if (pilus_expired(held, now, seconds)) {
+	/* Other ends than a forward decision's: left by who had an address before. A reply has been compared with its record. */
+	if (pilus_expired(held, now, seconds) ||
+	    (!reply && (held->link != drafted->link || held->pair_link != drafted->pair_link))) {
 		pilus_take_over(held, drafted);
 		return held;
 	}
@@ -129,8 +132,8 @@ pilus_always void pilus_write(struct __sk_buff *skb, struct pilus_packet *packet
 	drafted->pair.created = seconds;
 	drafted->flow.last_seen = seconds;
 	drafted->pair.last_seen = seconds;
-	flow = pilus_enter(&drafted->key, &drafted->flow, now, seconds, !packet->reply);
-	pair = pilus_enter(&drafted->pair_key, &drafted->pair, now, seconds, packet->reply);
+	flow = pilus_enter(&drafted->key, &drafted->flow, now, seconds, !packet->reply, packet->reply);
+	pair = pilus_enter(&drafted->pair_key, &drafted->pair, now, seconds, packet->reply, packet->reply);
 	if (packet->reply && flow && pair) {
 		pilus_promote(drafted, now);
 		flow = pilus_held(&drafted->key);
@@ -140,6 +143,10 @@ pilus_always void pilus_write(struct __sk_buff *skb, struct pilus_packet *packet
 	if (!own)
 		return;
 	pilus_note(skb, own, packet->tcp_flags, seconds);
+	if (flow)
+		pilus_touch(flow, seconds);
+	if (pair)
+		pilus_touch(pair, seconds);
 	if (packet->protocol != PILUS_IPPROTO_TCP)
 		return;
 	if ((packet->tcp_flags & (PILUS_TCP_SYN | PILUS_TCP_ACK)) == PILUS_TCP_SYN && !packet->reply &&

@@ -16,6 +16,14 @@ pilus_always struct pilus_endpoint *pilus_endpoint_of(u32 family, const struct p
 	return endpoints.lookup(&key);
 }
 
+/* Who is behind a pod's link, whatever address it speaks from. */
+pilus_always struct pilus_endpoint *pilus_endpoint_at(u32 ifindex)
+{
+	struct pilus_endpoint_key key = { .family = PILUS_FAMILY_LINK, .address.word[0] = ifindex };
+
+	return endpoints.lookup(&key);
+}
+
 pilus_always u32 pilus_bits(u32 family)
 {
 	return family == PILUS_FAMILY_IPV4 ? 32 : 128;

@@ -57,6 +57,20 @@ pilus_always bool pilus_fresh(const struct pilus_flow *flow)
 	       pilus_generation_of(flow->slot[2]) == flow->generation[2];
 }
 
+/* A record is of this packet's connection only while the same pods are at both ends: addresses are given again, links are not.
+ * Whose address this is now, has been looked at. */
+pilus_always bool pilus_same_ends(struct __sk_buff *skb, const struct pilus_packet *packet, const struct pilus_flow *held)
+{
+	struct pilus_endpoint *to;
+
+	if (packet->zone == PILUS_ZONE_POD_OUT && held->link != skb->ifindex)
+		return false;
+	if (held->pair_zone != PILUS_ZONE_POD_OUT)
+		return true;
+	to = pilus_endpoint_of(packet->family, held->path == PILUS_PATH_BACK ? &held->nat : &packet->destination);
+	return to && to->ifindex == held->pair_link;
+}
+
 pilus_always void pilus_turn_key(struct pilus_flow_key *to, const struct pilus_flow_key *from, u8 zone)
 {
 	to->zone = zone;
@@ -257,23 +271,37 @@ pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *fl
 	return bpf_redirect(flow->ifindex, 0);
 }
 
-/* The other direction's entry enters the same state. Rare: a connection's begin and end. */
-pilus_always void pilus_move_pair(const struct pilus_flow_key *key, u8 zone, u8 state)
+/* An entry lives on because of the other direction's packet. To the second before: "seen in this second" is said by its own
+ * packets alone, since a young reply asks for promotion by it. */
+pilus_always void pilus_touch(struct pilus_flow *pair, u32 seconds)
+{
+	if ((s32)(seconds - pair->last_seen) > 1)
+		pair->last_seen = seconds - 1;
+}
+
+/* The other direction's entry enters the same state, and ages with this one. Rare: a connection's begin and end, and, of what
+ * may go one way for long, once a second. */
+pilus_always void pilus_move_pair(const struct pilus_flow_key *key, u8 zone, u8 state, u32 seconds)
 {
 	struct pilus_flow_key other;
 	struct pilus_flow *pair;
 
 	pilus_turn_key(&other, key, zone);
 	pair = flows.lookup(&other);
-	if (pair)
-		pair->state = state;
+	if (!pair)
+		pair = embryonic.lookup(&other);
+	if (!pair)
+		return;
+	pair->state = state;
+	pilus_touch(pair, seconds);
 }
 
-/* Note a packet in its entry. PILUS_SLOW: it is not as simple; 1: the other direction's state has to follow. */
+/* Note a packet in its entry. PILUS_SLOW: it is not as simple; 1: the other direction's entry has to follow. */
 pilus_always int pilus_account(struct __sk_buff *skb, const struct pilus_glance *seen, struct pilus_flow *flow, bool young,
 			       u32 seconds)
 {
-	u8 state = flow->state, before = state;
+	u8 state = flow->state;
+	bool follow;
 
 	/* The other side's first packet promotes; where there is no room for it, it asks again once a second. */
 	if (young && flow->role == PILUS_FLOW_REPLY && (!flow->packets || flow->last_seen != seconds))
@@ -282,11 +310,14 @@ pilus_always int pilus_account(struct __sk_buff *skb, const struct pilus_glance 
 		return PILUS_SLOW;
 	if (seen->key.protocol == PILUS_IPPROTO_TCP) {
 		state = pilus_next_state(state, seen->tcp_flags, seen->size > seen->headers, young);
-		if (state != before)
+		follow = state != flow->state;
+		if (follow)
 			flow->state = state;
+	} else {	/* nothing acknowledges it: one side alone may talk, and be answered late */
+		follow = flow->last_seen != seconds;
 	}
 	pilus_note(skb, flow, seen->tcp_flags, seconds);
-	return state != before;
+	return follow;
 }
 
 /* The entry programs are too small to rewrite a packet: a tail call does it (nat.h), which looks the entry up again. */
@@ -338,7 +369,7 @@ pilus_always int pilus_fast_seen(struct __sk_buff *skb, const struct pilus_glanc
 	if (result < 0)
 		return PILUS_SLOW;
 	if (result)
-		pilus_move_pair(&seen->key, flow->pair_zone, flow->state);
+		pilus_move_pair(&seen->key, flow->pair_zone, flow->state, seconds);
 	pilus_count(skb, hook, 0);
 	return pilus_replay(skb, flow, seen->key.family, hook);
 }

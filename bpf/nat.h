@@ -213,8 +213,7 @@ pilus_always bool pilus_touch_pair(const struct pilus_flow_key *key, const struc
 	if (flow->path == PILUS_PATH_OUTSIDE ? !pilus_leads_back(pair, &key->source, key->source_port)
 					     : !pilus_leads_back(pair, &key->destination, key->destination_port))
 		return false;
-	if (pair->last_seen != seconds)
-		pair->last_seen = seconds;
+	pilus_touch(pair, seconds);
 	return true;
 }
 

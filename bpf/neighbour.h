@@ -93,6 +93,12 @@ pilus_always bool pilus_is_link_message(const struct pilus_packet *packet)
 	       ((type >= PILUS_MLD_FIRST && type <= 137) || type == PILUS_MLD2_REPORT);
 }
 
+/* fe80::/10: of one link alone, and nobody's name beyond it. */
+pilus_always bool pilus_is_link_local(const struct pilus_address *address)
+{
+	return (address->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
 /* The solicited-node group and our answer's checksum need the whole message in place: RFC 4443 2.3, over 32 bytes. */
 pilus_always int pilus_answer_solicitation(struct __sk_buff *skb, struct pilus_packet *packet,
 					   const struct pilus_settings *now)
@@ -119,7 +125,11 @@ pilus_always int pilus_answer_solicitation(struct __sk_buff *skb, struct pilus_p
 		return -PILUS_DROP_FORBIDDEN_ICMP6;
 	if (!pilus_same_address(&message->target, &now->router_ipv6))
 		return -PILUS_DROP_FORBIDDEN_ICMP6;
-	endpoint = pilus_endpoint_of(PILUS_FAMILY_IPV6, &packet->source);
+	/* A kernel asks from its link-local address where no packet waits: whether an aged entry still holds. */
+	if (pilus_is_link_local(&packet->source))
+		endpoint = pilus_endpoint_at(skb->ifindex);
+	else
+		endpoint = pilus_endpoint_of(PILUS_FAMILY_IPV6, &packet->source);
 	if (!endpoint || endpoint->ifindex != skb->ifindex)
 		return -PILUS_DROP_INVALID_SOURCE_IP;
 	packet->endpoint = endpoint->number;
@@ -166,10 +176,14 @@ pilus_always int pilus_link_message(struct __sk_buff *skb, struct pilus_packet *
 		return pilus_answer_solicitation(skb, packet, now);
 	}
 	if (packet->icmp_type == PILUS_ND_NEIGHBOUR_ADVERTISEMENT) {
-		struct pilus_endpoint *endpoint = pilus_endpoint_of(PILUS_FAMILY_IPV6, &packet->source);
+		struct pilus_address target = {};
+		struct pilus_endpoint *endpoint;
 
 		/* A pod that announces its own address tells nobody anything; in another's name it is an attack. */
-		if (endpoint && endpoint->ifindex == skb->ifindex)
+		if (bpf_skb_load_bytes(skb, packet->l4_offset + 8, &target, sizeof(target)))
+			return -PILUS_DROP_FORBIDDEN_ICMP6;
+		endpoint = pilus_endpoint_of(PILUS_FAMILY_IPV6, &target);
+		if (pilus_is_link_local(&target) || (endpoint && endpoint->ifindex == skb->ifindex))
 			return -PILUS_DROP_HOUSEKEEPING;
 	}
 	return -PILUS_DROP_FORBIDDEN_ICMP6;	/* router advertisements, redirects */

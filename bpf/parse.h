@@ -142,8 +142,8 @@ pilus_always int pilus_parse_part(struct __sk_buff *skb, struct pilus_packet *pa
 	if (packet->fragment == PILUS_FRAGMENT_LATER)
 		return 0;
 	/* The frame may be longer than its packet: what lies behind it is no header. */
-	if (packet->fragment && packet->l4_offset - PILUS_ETHERNET_LENGTH + wanted > packet->size)
-		return -PILUS_DROP_FRAGMENT;
+	if (packet->l4_offset - PILUS_ETHERNET_LENGTH + wanted > packet->size)
+		return packet->fragment ? -PILUS_DROP_FRAGMENT : -PILUS_DROP_INVALID_HEADER;
 	return pilus_parse_l4(skb, packet);
 }
 

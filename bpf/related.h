@@ -86,8 +86,11 @@ pilus_always bool pilus_is_related(struct __sk_buff *skb, const struct pilus_pac
 		held = embryonic.lookup(&inner.key);
 	if (!held || held->flags & PILUS_FLOW_DENIED || pilus_expired(held, now, pilus_seconds()))
 		return false;
+	if (!pilus_same_ends(skb, packet, held))
+		return false;
 	/* From where the reply would come: no other pod or node may speak of this connection. */
-	if (packet->zone == PILUS_ZONE_OVERLAY_IN)
-		return pilus_same_address(&held->outer, &packet->outer);
+	if (packet->zone == PILUS_ZONE_OVERLAY_IN)	/* of that node the peer alone, or its own stack */
+		return pilus_same_address(&held->outer, &packet->outer) &&
+		       (pilus_same_address(&packet->source, &inner.key.source) || packet->vni == PILUS_IDENTITY_REMOTE_NODE);
 	return packet->zone == PILUS_ZONE_UPLINK_IN || held->link == skb->ifindex;	/* all uplinks are one */
 }

@@ -99,7 +99,16 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 		packet->related = pilus_is_related(skb, packet, now);
 	else
 		held = pilus_held(&drafted->key);
-	if (held && !pilus_expired(held, now, pilus_seconds())) {
+	if (held && pilus_expired(held, now, pilus_seconds()))
+		held = NULL;
+	if (held && !pilus_same_ends(skb, packet, held)) {	/* a former pod's: this is a new connection, which takes it over */
+		if (held->path == PILUS_PATH_BACK) {	/* but from the outside nobody begins one */
+			packet->source_identity = held->source_identity;
+			return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+		}
+		held = NULL;
+	}
+	if (held) {
 		packet->held = 1;
 		packet->denied = held->flags & PILUS_FLOW_DENIED;
 		if (held->role == PILUS_FLOW_REPLY &&

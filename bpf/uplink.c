@@ -164,7 +164,7 @@ PILUS_TAIL(PILUS_CALL_UPLINK_ERROR, uplink_error)
 		return pilus_exit(skb, packet, -PILUS_DROP_POLICY);
 	/* The entry's conclusion may be of a pod that is gone. */
 	to = pilus_endpoint_of(packet->family, &held->nat);
-	if (!to || !(to->flags & PILUS_ENDPOINT_READY))
+	if (!to || !(to->flags & PILUS_ENDPOINT_READY) || to->ifindex != held->pair_link)
 		return pilus_exit(skb, packet, -PILUS_DROP_NO_LOCAL_ENDPOINT);
 	packet->endpoint = to->number;
 	packet->destination_identity = to->identity;

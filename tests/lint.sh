@@ -14,8 +14,8 @@ gate() { # NAME COMMAND...: run them all, so that one run shows every complaint
 	"$@" || failed+=("$name")
 }
 
-gate "style" .venv/bin/ruff check .
-gate "format" .venv/bin/ruff format --check .
+gate "style" .venv/bin/ruff check . nodeagent/pilus_cni/pilus-cni
+gate "format" .venv/bin/ruff format --check . nodeagent/pilus_cni/pilus-cni
 gate "types" .venv/bin/mypy crds/pilus_api operator/pilus_operator nodeagent/pilus_agent nodeagent/pilus_maps \
 	nodeagent/pilus_observer nodeagent/pilus_cli e2e/pilus_lab tests
 gate "layers" .venv/bin/lint-imports

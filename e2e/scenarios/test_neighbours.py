@@ -5,7 +5,6 @@ The timers of that are shortened in the pods, so that an entry ages within a sec
 
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ TIMERS = {"base_reachable_time_ms": "500", "gc_stale_time": "1", "delay_first_pr
 
 # A kernel asks about an aged entry from the link-local address, unless a packet waits for the answer (ndisc_send_ns). The pod's
 # programs know no such address, and drop the question as a forgery.
-UNANSWERED = pytest.mark.xfail(strict=True, reason="a pod's neighbour solicitation from its link-local address is not answered")
 
 # States of an entry: <linux/neighbour.h>. Incomplete (1) is one that has just been made.
 REACHABLE, STALE, DELAY, PROBE, FAILED, PERMANENT = 0x02, 0x04, 0x08, 0x10, 0x20, 0x80
@@ -144,7 +142,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def _afresh(world: World) -> None:
-    """An entry that failed a minute ago costs its pod's next connection (UNANSWERED): each scenario begins without."""
+    """Each scenario begins without entries."""
     for pod in PODS:
         world.forget(pod, 6)
 
@@ -197,51 +195,16 @@ def test_no_datagram_is_lost_while_entries_age(world: World, family: int) -> Non
     assert seen.answered == seen.asked
 
 
-@pytest.mark.parametrize("family", [4, pytest.param(6, marks=UNANSWERED)], ids=["IPv4", "IPv6"])
+@FAMILIES
 def test_an_entry_is_confirmed_before_it_fails(world: World, family: int) -> None:
     seen = exchange(world, family)
     assert FAILED not in seen.states
 
 
-@UNANSWERED
 def test_who_asks_for_its_gateway_is_no_forger(world: World) -> None:
     before = drops(world.lab, "n1").get("Invalid source ip", 0)
     exchange(world, 6)
     assert drops(world.lab, "n1").get("Invalid source ip", 0) == before
-
-
-@pytest.fixture
-def retried_at_once(world: World) -> Iterator[None]:
-    """A kernel tries an IPv6 router that did not answer again after a minute: here after a second."""
-    path = Path("/proc/sys/net/ipv6/conf/eth0/router_probe_interval")
-    for pod in PODS:
-        within(world.namespace(pod), lambda: path.write_text("1"))
-    yield
-    for pod in PODS:
-        within(world.namespace(pod), lambda: path.write_text("60"))
-
-
-@UNANSWERED
-@pytest.mark.parametrize("silent", ["client", "near"], ids=["who asks", "who answers"])
-def test_who_was_silent_for_a_minute_is_heard_at_once(world: World, retried_at_once: None, silent: str) -> None:
-    """The kernel tries a failed router from its link-local address, and once. Unanswered, that ends the packet that waits: a new
-    connection gets "No route to host", a server's first answer is lost."""
-    namespace, router = world.namespace(silent), world.router(silent, 6)
-
-    def rested() -> float:
-        """Seconds since the entry has changed, if nothing is under way."""
-        with IPRoute() as ip:
-            for one in ip.get_neighbours(family=socket.AF_INET6):
-                if one.get("NDA_DST") == router and one["state"] in (STALE, FAILED):
-                    return float(one.get("NDA_CACHEINFO")["ndm_updated"]) / os.sysconf("SC_CLK_TCK")
-        return 0.0
-
-    assert world.reaches("client", "near", 6)
-    wait_for("an entry at rest", lambda: within(namespace, rested) > 1.5, 30)
-    world.forget("near" if silent == "client" else "client", 6)
-    start = time.monotonic()
-    assert within(world.namespace("client"), lambda: reaches(world.addresses["near"][6], 8080, limit=5))
-    assert time.monotonic() - start < 0.9  # a lost SYN is sent again after a second
 
 
 @FAMILIES

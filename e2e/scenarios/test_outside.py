@@ -18,6 +18,16 @@ metadata: {{name: n{index}}}
 spec:
   addresses: [{{type: InternalIP, ip: 172.30.0.1{index}}}, {{type: InternalIP, ip: "fd00:30::1{index}"}}]
   ipam: {{podCIDRs: ["10.44.{index}.0/24", "fd00:44:0:{index}::/112"]}}
+---
+apiVersion: pilus.io/v1alpha1
+kind: PilusRangeClaim
+metadata: {{name: 10-44-{index}-0-24}}
+spec: {{node: n{index}, range: 10.44.{index}.0/24}}
+---
+apiVersion: pilus.io/v1alpha1
+kind: PilusRangeClaim
+metadata: {{name: "fd00-44-0-{index}---112"}}
+spec: {{node: n{index}, range: "fd00:44:0:{index}::/112"}}
 """
     for index in (1, 2)
 )

@@ -6,6 +6,7 @@ publishes what is realised, whatever has happened before.
 """
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -52,6 +53,8 @@ NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp"
 _DECIDING = frozenset({*WRITE_ORDER, "links", "generation"})
 INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
+# enum pilus_family: the row by which a pod is known by its link.
+_FAMILY_LINK = 0
 # enum pilus_setting
 _READY, _TUNNEL, _MASQUERADE_IPV4, _MASQUERADE_IPV6 = 1, 2, 4, 8
 _AUDIT_SECONDS = 1.0
@@ -378,6 +381,7 @@ class Wiring:
             }
             for address in attachment.addresses:
                 yield {"family": family(address), "address": raw(address)}, value
+            yield {"family": _FAMILY_LINK, "address": attachment.ifindex.to_bytes(4, sys.byteorder).ljust(16, b"\0")}, value
 
     def _decide_addresses(self) -> None:
         keys = set(self.endpoints)

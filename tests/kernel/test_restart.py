@@ -250,7 +250,7 @@ def test_a_new_agent_finds_everything_and_moves_nothing(tmp_path: Path) -> None:
                     refused.recv(100)
                 rows, filters = await first.rows(), await first.filters()
                 assert {name.split()[0] for name in filters} >= {web.link, api.link, "pilus_vxlan"}
-                assert len(rows["endpoints"]) == 2
+                assert len(rows["endpoints"]) == 4, "by address and by link"
                 assert rows["policies"]
                 assert rows["peers"]
 

@@ -299,6 +299,69 @@ def test_4_a_tuple_used_again(harness: Harness, family: int) -> None:
     assert harness.node.flow(*talk.forward)[1]["state"] == ESTABLISHED
 
 
+def _aged(node: Node, by: int, *keys: tuple[str, str, str, int, tuple[int, int]]) -> None:
+    """That much time goes by, in which nothing is said."""
+    for key in keys:
+        node.change_flow(*key, last_seen=(node.flow(*key)[1]["last_seen"] - by) & 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize("peer", [WEB, FAR], ids=["local", "remote"])
+@pytest.mark.parametrize("way", ["fast", "slow"])
+@pytest.mark.parametrize("of", ["udp", "echo"])
+def test_4_who_keeps_talking_is_answered_late(harness: Harness, family: int, peer: Pod, way: str, of: str) -> None:
+    """Both directions age together, by the table and decided anew: an answer may come long after the first packet."""
+    harness.node.reset(policies={REFUSED: (NOBODY_IN, OPEN)}, pods={"client": REFUSED})
+    there, back = (udp(40000, 80), udp(80, 40000)) if of == "udp" else (echo(family), echo_reply(family))
+    number = UDP if of == "udp" else 1 if family == 4 else 58
+    ports = (40000, 80) if of == "udp" else (7, 0)
+    own, other = CLIENT.address(family), peer.address(family)
+    keys = [("POD_OUT", own, other, number, ports), ("POD_OUT" if peer is WEB else "OVERLAY_IN", other, own, number, ports[::-1])]
+    frame = from_pod(CLIENT, other, there)
+    if peer is WEB:
+        ask = Step(FromPod(CLIENT), frame, Delivered(WEB, routed(frame, to=WEB)))
+        answer = Talk(family).answer(back)
+    else:
+        ask = Step(FromPod(CLIENT), frame, Tunnelled(THERE, CLIENT.identity, routed(frame)))
+        came = tunnelled(other, own, back)
+        answer = Step(FromTunnel(THERE, FAR.identity), came, Delivered(CLIENT, routed(came, to=CLIENT)))
+    play(harness, [ask])
+    for _ in range(2):
+        _aged(harness.node, 40, *keys)
+        if way == "slow":
+            harness.node.raise_slot(0)
+        play(harness, [silent(ask)])
+    _aged(harness.node, 40, *keys)
+    play(harness, [silent(answer)])
+    for _ in range(2):  # and the other way round, both promoted by now
+        _aged(harness.node, 40, *keys)
+        play(harness, [silent(answer)])
+    assert all((harness.node.seconds() - harness.node.flow(*key)[1]["last_seen"]) & 0xFFFFFFFF <= 5 for key in keys)
+
+
+def test_4_a_question_does_not_keep_its_answer_from_promotion(testrun: TestRun, family: int) -> None:
+    """Where there was no room, an answer asks again, also one that comes in the same second as what it answers."""
+    testrun.node.reset()
+    testrun.node.settings(flow_quota=1)
+    talk = Talk(family)
+    forward, reply = ((*key[:3], UDP, key[4]) for key in (talk.forward, talk.reply))
+    ask, answer = talk.ask(udp(40000, 80)), talk.answer(udp(80, 40000))
+    play(testrun, [ask, answer])
+    for _ in range(3):
+        before = testrun.node.datapath.map("quotas").lookup(CLIENT.number)["refused"]
+        _aged(testrun.node, 20, forward, reply)
+        play(testrun, [ask, answer])
+        assert testrun.node.datapath.map("quotas").lookup(CLIENT.number)["refused"] == before + 1
+
+
+def test_4_an_end_after_a_long_one_way_transfer_is_answered(harness: Harness, family: int) -> None:
+    """The state's shorter time begins for both directions with the packet that changes it."""
+    guarded(harness.node)
+    talk = Talk(family)
+    play(harness, talk.handshake())
+    _aged(harness.node, 300, talk.reply)
+    play(harness, [talk.tcp("FA"), silent(talk.tcp_back("FA")), talk.tcp("A")])
+
+
 # -- 5 and 6: generations ----------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """This node's tables, written from the actors; its counters, events and flows, read back."""
 
 import struct
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Side:
     peers: Mapping[int, Sequence[Rule]] | None = None
     networks: Mapping[str, Sequence[Rule]] | None = None
     outside: Mapping[str, Sequence[Rule]] | None = None
+
+
+def _link(ifindex: int) -> bytes:
+    """A pod's link in place of an address."""
+    return ifindex.to_bytes(4, sys.byteorder).ljust(16, b"\0")
 
 
 class Node:
@@ -108,10 +114,12 @@ class Node:
                "gateway_mac": mac_bytes(pod.gateway_mac)} | changed  # fmt: skip
         for family, address in pod.addresses.items():
             self.datapath.map("endpoints").update({"family": family, "address": packed(address)}, row)
+        self.datapath.map("endpoints").update({"family": 0, "address": _link(row["ifindex"])}, row)
 
     def forget(self, pod: Pod) -> None:
         for family, address in pod.addresses.items():
             self.datapath.map("endpoints").delete({"family": family, "address": packed(address)})
+        self.datapath.map("endpoints").delete({"family": 0, "address": _link(self.links.get(pod.name, 0))})
 
     def ipcache(self, address: str, identity: int, flags: int = 0, tunnel: str = "") -> None:
         family = actors.family_of(address)

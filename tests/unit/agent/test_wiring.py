@@ -623,7 +623,7 @@ async def test_a_full_table_keeps_what_was_enforced_and_says_so(kernel: FakeKern
 
 async def test_full_endpoints_keep_the_others(kernel: FakeKernel) -> None:
     world = populated(kernel)
-    kernel.room["endpoints"] = 2
+    kernel.room["endpoints"] = 4  # two pods, each by its address and by its link
     async with world.running():
         await world.realise()
         world.identity(303, pod("new", app="new"))
@@ -640,7 +640,7 @@ async def test_full_endpoints_keep_the_others(kernel: FakeKernel) -> None:
 
 async def test_trouble_ends_when_what_did_not_fit_is_wanted_no_more(kernel: FakeKernel) -> None:
     world = populated(kernel)
-    kernel.room["endpoints"] = 2
+    kernel.room["endpoints"] = 4  # two pods, each by its address and by its link
     async with world.running():
         await world.realise()
         world.identity(303, pod("new", app="new"))
