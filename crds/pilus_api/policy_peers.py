@@ -105,6 +105,10 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
         found += entity(name, place.cluster)
 
     unenforced = []
+    for index, name in enumerate(held.entities or ()):
+        if name == "kube-apiserver":  # no address bears its identity yet: as a peer it selects nobody
+            unenforced.append(f"{place.path}.{held.prefix}Entities[{index}]")
+            found += (*_OUTSIDE, *_NODES) if place.deny else ()
     for index, rule in enumerate(held.cidr_set or ()):
         known = _cidr_rule(rule)
         if known is not None:

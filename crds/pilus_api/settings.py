@@ -37,10 +37,6 @@ def _words(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
-def _absent(value: object) -> object:
-    return None if value in ("", "auto") else value
-
-
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Ipv4Pool = Annotated[tuple[IPv4Network, ...], BeforeValidator(_words)]
@@ -78,10 +74,7 @@ class Settings(BaseModel):
     tunnel_protocol: Literal["vxlan"] = "vxlan"
     tunnel_port: Annotated[int, Field(ge=1, le=65535)] = 8472
     auto_direct_node_routes: bool = False
-    devices: Words = ()
     mtu: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: that of the link to the other nodes
-    ipv4_native_routing_cidr: Annotated[IPv4Network | None, BeforeValidator(_absent)] = None
-    ipv6_native_routing_cidr: Annotated[IPv6Network | None, BeforeValidator(_absent)] = None
     enable_ipv4: bool = True
     enable_ipv6: bool = False
     enable_ipv4_masquerade: bool = True
@@ -99,10 +92,9 @@ class Settings(BaseModel):
     # Policy.
     enable_policy: Literal["default", "always", "never"] = "default"
     enable_k8s_networkpolicy: bool = True
-    policy_audit_mode: bool = False
 
     # What the processes serve, and say. "" serves nothing.
-    prometheus_serve_addr: str = ""
+    prometheus_serve_addr: str = ":9962"
     hubble_metrics_server: str = ":9965"
     operator_prometheus_serve_addr: str = ":9963"
     operator_api_serve_addr: str = "127.0.0.1:9234"

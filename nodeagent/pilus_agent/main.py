@@ -25,6 +25,7 @@ from pilus_agent.datapath.programs import ensure_loaded
 from pilus_agent.endpoints import Endpoints
 from pilus_agent.facts import Address, Network
 from pilus_agent.ipam import Allocator
+from pilus_agent.metrics import Metrics
 from pilus_agent.objects import ENDPOINTS_PATH, cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
 from pilus_agent.publish import Publisher
 from pilus_agent.server import Server
@@ -36,6 +37,7 @@ from pilus_agent.wiring import Wiring
 from pilus_api import settings as settings_of
 from pilus_api.connection import ApiError, Connection
 from pilus_api.errors import InvalidError, PilusError
+from pilus_api.listener import Listener
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -63,6 +65,8 @@ class Agent:
         self._cni = CniSource(self.wiring, self._endpoints, STATE / "cni-queue")
         self._views = Views(self.wiring, self.version, self.started)
         self._server = Server(RUNTIME / "agent.sock", self._cni.answer, self._views.answer)
+        self._metrics = Metrics(self.version)
+        self._metrics_at = settings.prometheus_serve_addr
         self._rules: dict[str, str] = {}
         self._ranges: tuple[Network, ...] = ()
 
@@ -84,6 +88,8 @@ class Agent:
                     name="sources",
                 )
                 tasks.create_task(self.wiring.run(), name="wiring")
+                if self._metrics_at:
+                    tasks.create_task(Listener(self._metrics_at, self._metrics.text).run(), name="metrics")
                 tasks.create_task(self._serve(uid, addresses), name="serve")
         finally:
             await self._server.close()
@@ -127,6 +133,7 @@ class Agent:
                 self._take_ranges(uid, addresses)
                 self._publish(uid, addresses)
                 self._write_rules()
+                self._metrics.update(self.wiring)
                 before = self.wiring.passes
                 await self.wiring.until(lambda before=before: self.wiring.passes != before, _AGAIN_SECONDS)  # type: ignore[misc]
         finally:

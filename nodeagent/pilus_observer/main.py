@@ -11,10 +11,10 @@ from typing import Any
 
 import structlog
 
-from pilus_api import settings
+from pilus_api import listener, settings
 from pilus_api.errors import PilusError
 from pilus_maps.datapath import DESCRIPTION
-from pilus_observer import agent, listener
+from pilus_observer import agent
 from pilus_observer.observer import Observer, Places, alone
 from pilus_observer.rules import RULES
 from pilus_observer.server import SOCKET

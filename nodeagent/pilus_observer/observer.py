@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from pilus_api.errors import PilusError, TemporaryError
+from pilus_api.listener import Listener
 from pilus_maps.datapath import DESCRIPTION
 from pilus_observer import agent, counters, sweep
 from pilus_observer.answers import Answers
 from pilus_observer.history import History
 from pilus_observer.kernel import Kernel
-from pilus_observer.listener import Listener
 from pilus_observer.metrics import Metrics
 from pilus_observer.names import Names
 from pilus_observer.reader import POLL, Reader

@@ -114,7 +114,9 @@ class Node:
                "gateway_mac": mac_bytes(pod.gateway_mac)} | changed  # fmt: skip
         for family, address in pod.addresses.items():
             self.datapath.map("endpoints").update({"family": family, "address": packed(address)}, row)
-        self.datapath.map("endpoints").update({"family": 0, "address": _link(row["ifindex"])}, row)
+        self.datapath.map("endpoints").update(
+            {"family": 0, "address": _link(changed.get("ifindex", self.links.get(pod.name, 0)))}, row
+        )
 
     def forget(self, pod: Pod) -> None:
         for family, address in pod.addresses.items():

@@ -87,7 +87,7 @@ ELEMENTS = [
     # entities
     ("{fromEntities: [all]}", "allow everything : *"),
     ("{fromEntities: [world]}", "allow reserved:world=, reserved:world-ipv4=, reserved:world-ipv6= : *"),
-    ("{fromEntities: [host, kube-apiserver]}", "allow reserved:host=, reserved:kube-apiserver= : *"),
+    ("{fromEntities: [host, health]}", "allow reserved:host=, reserved:health= : *"),
     ("{fromEntities: [none]}", "allow reserved:none= : *"),
     (
         "{fromEntities: [cluster]}",
@@ -397,3 +397,24 @@ def test_requirements_of_deny_bind_deny() -> None:
     assert [rule(each) for each in compiled(spec).rules] == [
         "allow k8s:NS=N : *", "deny nobody : *", "deny any:env=prod & k8s:NS=N : *",
     ]  # fmt: skip
+
+
+def test_the_api_server_as_a_peer_is_said_not_to_be_in_force() -> None:
+    """No address bears its identity yet. It grants nothing, and keeps what stands beside it; a denial denies all it could mean."""
+
+    def rules(field: str) -> list[Rule]:
+        spec = {"endpointSelector": {}, field: [{"toEntities": ["host", "kube-apiserver"]}]}
+        raw = {
+            "apiVersion": "cilium.io/v2",
+            "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "p", "namespace": "a"},
+            "spec": spec,
+        }
+        return list(policies_of(raw, cluster="blue")[0].rules)
+
+    allowing = rules("egress")
+    assert [rule.unenforced for rule in allowing] == [(), ("spec.egress[0].toEntities[1]",)]
+    assert allowing[1].peers == ()
+    assert allowing[0].peers
+    denying = rules("egressDeny")
+    assert any(isinstance(peer, AddressPeer) for rule in denying for peer in rule.peers or ())

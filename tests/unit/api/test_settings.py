@@ -39,8 +39,6 @@ def test_the_lab_s_file_is_understood() -> None:
         ("identity-gc-interval", "30", 30.0),
         ("identity-gc-interval", 30, 30.0),
         ("cluster-pool-ipv4-cidr", "10.1.0.0/16 10.2.0.0/16", (IPv4Network("10.1.0.0/16"), IPv4Network("10.2.0.0/16"))),
-        ("ipv4-native-routing-cidr", "", None),
-        ("ipv4-native-routing-cidr", "10.0.0.0/8", IPv4Network("10.0.0.0/8")),
         ("cluster-name", None, "default"),
         ("masquerade-port-range", "61000-62000", (61000, 62000)),
         ("masquerade-port-range", "40000,50000", (40000, 50000)),

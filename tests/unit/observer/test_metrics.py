@@ -7,9 +7,9 @@ import urllib.request
 import pytest
 
 from pilus_api.errors import InvalidError, TemporaryError
+from pilus_api.listener import Listener, address
 from pilus_observer.counters import Count
 from pilus_observer.history import History
-from pilus_observer.listener import Listener, address
 from pilus_observer.metrics import Metrics, summed
 
 from .make import event, until

@@ -1,7 +1,7 @@
 """Where Prometheus asks: GET /metrics over HTTP.
 
 In: an address, and who makes the text. A port that is taken is said once and tried again: whether somebody can scrape must not
-decide whether events are read.
+decide whether the process does its work.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from pilus_api.errors import InvalidError, PilusError
 
-DEFAULT = ":9965"
+DEFAULT = ":9965"  # of the observer
 _RETRY = 5.0
 
 _log = structlog.get_logger(__name__)
