@@ -93,7 +93,7 @@ async def test_status(world: World) -> None:
     assert found["node"] == "n1"
     assert {check["name"]: check["state"] for check in found["checks"]} == {"api-server": "ok", "pods": "ok"}
     rows = {one["name"]: one["entries"] for one in found["maps"]}
-    assert rows["endpoints"] == 2
+    assert rows["endpoints"] == 4
     world.kernel.room["endpoints"] = 2
     world.pod(3, pod("third", app="api"))
     await world.wiring.until(lambda: "endpoints" in world.wiring.trouble, 5)
