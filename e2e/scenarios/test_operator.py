@@ -67,8 +67,13 @@ def ranges(lab: Lab, name: str) -> list[str]:
     return list(found[0]["spec"].get("ipam", {}).get("podCIDRs", [])) if found else []
 
 
-def endpoint(lab: Lab, name: str, **status: object) -> None:
-    lab.apply(json.dumps({"apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint", "metadata": {"name": name}, "status": status}))
+def endpoint(lab: Lab, name: str, owned: bool = True, **status: object) -> None:
+    """As an agent writes it: owned by its pod."""
+    metadata: dict[str, Any] = {"name": name}
+    if owned:
+        uid = lab.get("pod", name)[0]["metadata"]["uid"]
+        metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]
+    lab.apply(json.dumps({"apiVersion": "cilium.io/v2", "kind": "CiliumEndpoint", "metadata": metadata, "status": status}))
 
 
 def entries(lab: Lab) -> dict[str, dict[str, Any]]:
@@ -137,12 +142,15 @@ def test_a_slice_says_what_the_operator_knows_and_not_what_an_agent_claims(lab: 
     pod(lab, "thief", {"app": "slices"}, nodeName="s1")
     lab.wait("an identity", lambda: identities(lab, app="slices"), 10)
     endpoint(lab, "honest", identity={"id": 1}, networking={"addressing": [{"ipv4": own}], "node": "198.51.100.1"})
+    pod(lab, "nobodys", {"app": "slices"}, nodeName="s1")
+    endpoint(lab, "nobodys", owned=False, identity={"id": 1}, networking={"addressing": [{"ipv4": own.replace(".5", ".6")}]})
     endpoint(lab, "thief", identity={"id": 1}, networking={"addressing": [{"ipv4": other}], "node": "192.0.2.102"})
     lab.wait("an entry", lambda: "honest" in entries(lab), 10)
     found = entries(lab)
     assert found["honest"]["id"] == identities(lab, app="slices")[0]
     assert found["honest"]["networking"] == {"addressing": [{"ipv4": own}], "node": "192.0.2.101"}
     assert "thief" not in found
+    assert "nobodys" not in found, "whoever holds an agent's token speaks for every pod"
     lab.kubectl("delete", "ciliumendpoint", "honest")
     lab.wait("the entry is gone", lambda: "honest" not in entries(lab), 10)
 
