@@ -489,11 +489,9 @@ enum pilus_drop {
 	PILUS_DROP_INVALID_HEADER = 135,	/* CT: Truncated or invalid header */
 	PILUS_DROP_TOO_BIG = 136,		/* Fragmentation needed */
 	PILUS_DROP_UNKNOWN_L4 = 137,		/* CT: Unknown L4 protocol */
-	PILUS_DROP_UNKNOWN_L3 = 139,		/* Unsupported L3 protocol */
 	PILUS_DROP_MISSED_TAIL_CALL = 140,	/* Missed tail call */
 	PILUS_DROP_WRITE_ERROR = 141,		/* Error writing to packet */
 	PILUS_DROP_NO_TUNNEL_KEY = 147,		/* Error retrieving tunnel key */
-	PILUS_DROP_UNKNOWN_TARGET = 150,	/* Unknown L3 target address */
 	PILUS_DROP_UNROUTABLE = 151,		/* Stale or unroutable IP */
 	PILUS_DROP_NO_LOCAL_ENDPOINT = 152,	/* No matching local container found */
 	PILUS_DROP_INVALID_EXTENSION = 156,	/* Invalid IPv6 extension header */
@@ -502,7 +500,6 @@ enum pilus_drop {
 	PILUS_DROP_UNSUPPORTED_L2 = 166,	/* Unsupported L2 protocol */
 	PILUS_DROP_NAT_NO_MAPPING = 167,	/* No mapping for NAT masquerade */
 	PILUS_DROP_NAT_PROTOCOL = 168,		/* Unsupported protocol for NAT masquerade */
-	PILUS_DROP_INVALID_IDENTITY = 171,	/* Invalid identity */
 	PILUS_DROP_UNKNOWN_SENDER = 172,	/* Unknown sender */
 	PILUS_DROP_FRAGMENT_NOT_FOUND = 175,	/* First logical datagram fragment not found */
 	PILUS_DROP_FORBIDDEN_ICMP6 = 176,	/* Forbidden ICMPv6 message */
