@@ -1,6 +1,7 @@
 """One page: what runs here, in which form, what is degraded, and what to do.
 
-In: the agent's status. Out: the page, or JSON; exit status 1 when something has failed. Never changes anything.
+In: the agent's status, and the observer's counters. Out: the page, or JSON; exit status 1 when something has failed. Never
+changes anything.
 """
 
 import sys
@@ -8,7 +9,7 @@ import sys
 import click
 from rich.text import Text
 
-from pilus_cli.client import Item, item
+from pilus_cli.client import AskError, Item, ask, item
 from pilus_cli.output import Asking, pass_asking, print_json
 from pilus_cli.terminal import console, safe, table
 
@@ -21,12 +22,23 @@ _FULL = 0.7  # of a map: where marks of trouble begin to be shown
 def status(asking: Asking) -> None:
     """What runs on this node, what is degraded and what to do about it."""
     held = item(asking.agent, {"get": "status"})
+    held["checks"] = [*_objects(held, "checks"), _observer(asking)]
     if asking.as_json:
         print_json(held)
     else:
         _print_page(held)
     if any(check.get("state") == "failed" for check in _objects(held, "checks")):
         sys.exit(1)
+
+
+def _observer(asking: Asking) -> Item:
+    """Whether somebody reads what the kernel tells. Without it traffic goes on; flows are not swept, and nobody sees drops."""
+    try:
+        found = ask(asking.observer, {"get": "counters"}, "observer")
+    except AskError as error:
+        return {"name": "observer", "state": "degraded", "message": str(error), "action": error.action}
+    passed, dropped = (sum(int(str(one.get("packets") or 0)) for one in _objects(found, name)) for name in ("forwards", "drops"))
+    return {"name": "observer", "state": "ok", "message": f"{passed} packets passed, {dropped} dropped", "action": ""}
 
 
 def _print_page(held: Item) -> None:

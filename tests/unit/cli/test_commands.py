@@ -188,6 +188,26 @@ def test_status_fails_when_a_check_has_failed(
     assert "do: look at its log" in page
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_status_says_whether_an_observer_is_there(
+    runtime: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[[str, Answer], None],
+    capsys: pytest.CaptureFixture[str],
+    there: bool,
+) -> None:
+    serve("agent.sock", lambda _: [{"ok": True, "item": {"node": "n1", "checks": []}}])
+    if there:
+        serve(
+            "observer.sock",
+            lambda _: [{"drops": [{"reason": "Policy denied", "packets": 3}], "forwards": [{"packets": 40}, {"packets": 2}]}],
+        )
+    assert run(runtime, monkeypatch, "status") == 0, "traffic goes on without an observer"
+    shown = capsys.readouterr().out
+    assert ("42 packets passed, 3 dropped" if there else "degraded") in shown
+    assert "observer" in shown
+
+
 def test_monitor_shows_drops_with_names_and_reason(
     runtime: Path,
     serve: Callable[[str, Answer], None],
