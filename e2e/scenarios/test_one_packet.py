@@ -120,8 +120,12 @@ def test_a_pod_reaches_a_pod(lab: Lab, server: str) -> None:
 def test_every_endpoint_has_the_identity_that_was_written(lab: Lab) -> None:
     held = {one["name"]: one["identity"] for node in ("n1", "n2") for one in agent(lab, node, "endpoint")}
     assert held == {"web1": 1001, "web2": 1001, "client": 1002}
-    states = json.loads(lab.kubectl("get", "ciliumendpoints", "-o", "json").stdout)["items"]
-    assert {one["metadata"]["name"]: one["status"]["identity"]["id"] for one in states} == held
+
+    def told() -> dict[str, int]:
+        states = lab.get("ciliumendpoints")
+        return {one["metadata"]["name"]: one["status"].get("identity", {}).get("id", 0) for one in states}
+
+    wait_for("the API server to be told", lambda: told() == held, 60)
 
 
 def test_a_pod_that_ends_gives_everything_back(lab: Lab) -> None:

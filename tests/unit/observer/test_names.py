@@ -139,18 +139,21 @@ async def test_an_agent_that_hangs_holds_up_an_event_for_a_moment_only(monkeypat
         assert held.name(STRANGER.source).name is None
 
 
-async def test_what_the_agent_does_not_know_either_is_not_asked_for_all_the_time() -> None:
+async def test_what_the_agent_does_not_know_either_is_not_asked_for_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "REST", 0.02)
     agent = Agent()
     nobody = event(End("10.0.0.55", 1, 999))
     async with running(agent) as held:
         await held.prepare([nobody])
-        assert agent.asked == 1
+        await until(lambda: bool(held._in_vain))  # the answer has been taken in
+        await held.prepare([nobody])
+        asked = agent.asked
         for _ in range(5):
             await held.prepare([nobody])
             await asyncio.sleep(0.02)
-        assert agent.asked == 1
+        assert agent.asked == asked
         await held.prepare([event(End("10.0.0.56", 1, 999))])
-        await until(lambda: agent.asked == 2)
+        await until(lambda: agent.asked > asked)
 
 
 async def test_not_more_often_than_once_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
