@@ -243,7 +243,7 @@ def test_4_the_packet_itself_sees_that_an_entry_has_expired(harness: Harness, fa
     now = harness.node.seconds()
     harness.node.change_flow(*talk.forward, last_seen=harness.node.seconds(7990))
     play(harness, [talk.tcp("A")])
-    assert now <= harness.node.flow(*talk.forward)[1]["last_seen"] <= now + 3
+    assert now - 1 <= harness.node.flow(*talk.forward)[1]["last_seen"] <= now + 3  # the coarse clock lags by a tick
     harness.node.change_flow(*talk.forward, last_seen=harness.node.seconds(8010))
     play(harness, [refused(talk.tcp("A"))])
 
