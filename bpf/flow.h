@@ -385,3 +385,26 @@ pilus_always int pilus_fast(struct __sk_buff *skb, u32 zone, u32 hook, const str
 		return PILUS_SLOW;
 	return pilus_fast_seen(skb, &seen, zone, hook, now, where);
 }
+
+/* What this host's own stack sends, seen at tc egress of a pod's link or of the tunnel. What the stack forwards goes the slow way,
+ * which refuses it. */
+pilus_always int pilus_from_stack(struct __sk_buff *skb, u32 hook)
+{
+	struct pilus_packet *packet;
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	int result;
+
+	if (now && now->flags & PILUS_SETTING_READY && !skb->ingress_ifindex) {
+		result = pilus_fast(skb, PILUS_ZONE_HOST_OUT, hook, now, NULL);
+		if (result >= 0)
+			return result;
+	}
+	packet = pilus_begin(hook);
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	packet->zone = PILUS_ZONE_HOST_OUT;
+	if (!now || !(now->flags & PILUS_SETTING_READY))
+		return pilus_drop(skb, packet, -PILUS_DROP_NO_CONFIG);
+	return pilus_parse_slowly(skb, packet);
+}

@@ -44,26 +44,11 @@ PILUS_TAIL(PILUS_CALL_OVERLAY_BODY, overlay_body)
  * for another node's pod; or it would forward it, and then it carries nobody's identity. */
 PILUS_PROGRAM(sched_cls, overlay_to)
 {
-	struct pilus_packet *packet;
 	struct bpf_tunnel_key key = {};
-	u32 zero = 0;
-	struct pilus_settings *now = settings.lookup(&zero);
-	int result;
 
 	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0)) {
 		pilus_count(skb, PILUS_HOOK_OVERLAY_TO, 0);
 		return PILUS_ACT_OK;
 	}
-	if (now && now->flags & PILUS_SETTING_READY && !skb->ingress_ifindex) {
-		result = pilus_fast(skb, PILUS_ZONE_HOST_OUT, PILUS_HOOK_OVERLAY_TO, now, NULL);
-		if (result >= 0)
-			return result;
-	}
-	packet = pilus_begin(PILUS_HOOK_OVERLAY_TO);
-	if (!packet)
-		return PILUS_ACT_SHOT;
-	packet->zone = PILUS_ZONE_HOST_OUT;
-	if (!now || !(now->flags & PILUS_SETTING_READY))
-		return pilus_drop(skb, packet, -PILUS_DROP_NO_CONFIG);
-	return pilus_parse_slowly(skb, packet);
+	return pilus_from_stack(skb, PILUS_HOOK_OVERLAY_TO);
 }

@@ -54,21 +54,5 @@ PILUS_TAIL(PILUS_CALL_POD_ND, pod_nd)
  * forward has come in by a link, and is refused: it would carry no identity. */
 PILUS_PROGRAM(sched_cls, pod_to)
 {
-	struct pilus_packet *packet;
-	u32 zero = 0;
-	struct pilus_settings *now = settings.lookup(&zero);
-	int result;
-
-	if (now && now->flags & PILUS_SETTING_READY && !skb->ingress_ifindex) {
-		result = pilus_fast(skb, PILUS_ZONE_HOST_OUT, PILUS_HOOK_POD_TO, now, NULL);
-		if (result >= 0)
-			return result;
-	}
-	packet = pilus_begin(PILUS_HOOK_POD_TO);
-	if (!packet)
-		return PILUS_ACT_SHOT;
-	packet->zone = PILUS_ZONE_HOST_OUT;
-	if (!now || !(now->flags & PILUS_SETTING_READY))
-		return pilus_drop(skb, packet, -PILUS_DROP_NO_CONFIG);
-	return pilus_parse_slowly(skb, packet);
+	return pilus_from_stack(skb, PILUS_HOOK_POD_TO);
 }

@@ -8,47 +8,9 @@ from typing import Any
 
 import pytest
 
-from pilus_lab import Lab, wait_for
+from pilus_lab import Lab, byhand, wait_for
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
-
-NODES = "".join(
-    f"""
----
-apiVersion: cilium.io/v2
-kind: CiliumNode
-metadata: {{name: n{index}}}
-spec:
-  addresses: [{{type: InternalIP, ip: 172.30.0.1{index}}}]
-  ipam: {{podCIDRs: ["10.44.{index}.0/24", "fd00:44:0:{index}::/112"]}}
----
-apiVersion: pilus.io/v1alpha1
-kind: PilusRangeClaim
-metadata: {{name: 10-44-{index}-0-24}}
-spec: {{node: n{index}, range: 10.44.{index}.0/24}}
----
-apiVersion: pilus.io/v1alpha1
-kind: PilusRangeClaim
-metadata: {{name: "fd00-44-0-{index}---112"}}
-spec: {{node: n{index}, range: "fd00:44:0:{index}::/112"}}
-"""
-    for index in (1, 2)
-)
-
-
-def identity(number: int, app: str) -> str:
-    return f"""
----
-apiVersion: cilium.io/v2
-kind: CiliumIdentity
-metadata: {{name: "{number}"}}
-security-labels:
-  k8s:app: {app}
-  k8s:io.kubernetes.pod.namespace: default
-  k8s:io.cilium.k8s.policy.cluster: default
-  k8s:io.cilium.k8s.policy.serviceaccount: default
-  k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name: default
-"""
 
 
 def pod(name: str, node: str, *, app: str, serve: bool = False) -> str:
@@ -74,7 +36,7 @@ spec:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     with Lab("packet", nodes=2, cni="pilus", without=("operator", "agent", "observer")) as made:
-        made.apply(NODES + identity(1001, "web") + identity(1002, "client"))
+        made.apply(byhand.nodes() + byhand.identity(1001, "web") + byhand.identity(1002, "client"))
         for node in ("n1", "n2"):
             made.start_agent(node)
         made.apply(

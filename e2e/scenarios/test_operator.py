@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,8 +107,10 @@ def test_an_identity_that_nobody_needs_goes_and_its_number_rests(lab: Lab) -> No
     lab.wait("an identity", lambda: identities(lab, app="collected"), 10)
     (first,) = identities(lab, app="collected")
     endpoint(lab, "collected", identity={"id": first})
-    lab.kubectl("delete", "pod", "collected", "--force")
-    time.sleep(6)
+    pod(lab, "uncarried", {"app": "uncarried"})
+    lab.wait("another identity", lambda: identities(lab, app="uncarried"), 10)
+    lab.kubectl("delete", "pod", "collected", "uncarried", "--force")
+    lab.wait("what nobody carries is collected", lambda: not identities(lab, app="uncarried"), 20)
     assert identities(lab, app="collected") == [first], "an endpoint still carries it"
     lab.kubectl("delete", "ciliumendpoint", "collected")
     lab.wait("it is collected", lambda: not identities(lab, app="collected"), 20)
@@ -180,7 +181,7 @@ def test_an_api_server_that_was_away_is_found_again(lab: Lab) -> None:
     pod(lab, "away-1", {"app": "away", "step": "1"})
     lab.wait("an identity", lambda: identities(lab, app="away", step="1"), 10)
     lab.control.stop("apiserver", signal.SIGKILL)
-    time.sleep(1)
+    lab.wait("it is away", lambda: lab.kubectl("get", "--raw", "/readyz", check=False).returncode != 0, 10)
     lab.control.start(components.apiserver(lab.spec))
     lab.wait("the API server", lambda: lab.kubectl("get", "--raw", "/readyz", check=False).returncode == 0, 60)
     pod(lab, "away-2", {"app": "away", "step": "2"})

@@ -121,14 +121,6 @@ class EndpointSlice:
     endpoints: tuple[ServiceEndpoint, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HostLinks:
-    """What the datapath found or made on this node: needed to write `settings`."""
-
-    tunnel_ifindex: int = 0
-    uplink_ifindex: int = 0
-
-
 @dataclass(slots=True)
 class Facts:
     """All of them, by what names them. DESIRED reads it; only `wiring` writes."""
@@ -136,9 +128,7 @@ class Facts:
     nodes: dict[str, Node] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)  # namespace/name
     namespaces: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    identities: dict[Identity, Labels] = field(default_factory=dict)
     attachments: dict[str, Attachment] = field(default_factory=dict)  # container/interface
     slices: dict[str, Slice] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)  # a range's text -> the node that claimed it
-    links: HostLinks = HostLinks()
     synced: set[str] = field(default_factory=set)  # sources that have said everything once

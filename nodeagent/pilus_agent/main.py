@@ -37,7 +37,7 @@ from pilus_agent.wiring import Wiring
 from pilus_api import settings as settings_of
 from pilus_api.connection import ApiError, Connection
 from pilus_api.errors import InvalidError, PilusError
-from pilus_api.listener import Listener
+from pilus_api.listener import metrics_listener
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class Agent:
                 )
                 tasks.create_task(self.wiring.run(), name="wiring")
                 if self._metrics_at:
-                    tasks.create_task(Listener(self._metrics_at, self._metrics.text).run(), name="metrics")
+                    tasks.create_task(metrics_listener(self._metrics_at, self._metrics.text).run(), name="metrics")
                 tasks.create_task(self._serve(uid, addresses), name="serve")
         finally:
             await self._server.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from pilus_api import listener, settings
+from pilus_api import settings
 from pilus_api.errors import PilusError
 from pilus_maps.datapath import DESCRIPTION
 from pilus_observer import agent
@@ -71,9 +71,7 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         held = settings.load(wanted.config)
         configure_log(wanted.node_name, held.debug)
-        metrics = wanted.metrics
-        if metrics is None:
-            metrics = str(getattr(held, "hubble_metrics_server", listener.DEFAULT))
+        metrics = held.hubble_metrics_server if wanted.metrics is None else wanted.metrics
         observer = Observer(Places(wanted.description, wanted.socket, wanted.agent, wanted.rules, metrics))
         with alone(wanted.socket):
             _log.info("observing")

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pilus_api.errors import PilusError, TemporaryError
-from pilus_api.listener import Listener
+from pilus_api.listener import metrics_listener
 from pilus_maps.datapath import DESCRIPTION
 from pilus_observer import agent, counters, sweep
 from pilus_observer.answers import Answers
@@ -63,7 +63,7 @@ class Observer:
         self._reader = Reader(self._kernel, self._names, Rules(places.rules), self._history, self._metrics)
         answers = Answers(self._kernel, self._history, self._names)
         self._server = Server(places.socket, answers.by_name())
-        self._listener = Listener(places.metrics, self._exposition) if places.metrics else None
+        self._listener = metrics_listener(places.metrics, self._exposition) if places.metrics else None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set."""

@@ -18,14 +18,17 @@ import structlog
 
 from pilus_api.connection import Connection
 from pilus_api.errors import PilusError
+from pilus_api.listener import Listener, health_listener, metrics_listener
 from pilus_api.settings import Settings, load
 from pilus_operator.leader import Election
-from pilus_operator.metrics import Listener, Metrics, health_listener, metrics_listener
+from pilus_operator.metrics import Metrics
 from pilus_operator.wiring import Term
 
 # The loop answers within milliseconds, or something blocks it.
 _BEAT_SECONDS = 1.0
 _BEATS_MISSED = 10.0
+# Two operators may share a host and its ports: the one that comes too late takes them when they are free.
+_LISTEN_RETRY_SECONDS = 2.0
 
 _log = structlog.get_logger("pilus_operator")
 
@@ -71,9 +74,9 @@ class Operator:
     def _listeners(self) -> list[Listener]:
         found = []
         if where := self._settings.operator_prometheus_serve_addr:
-            found.append(metrics_listener(where, self._metrics))
+            found.append(metrics_listener(where, self._metrics.exposition, _LISTEN_RETRY_SECONDS))
         if where := self._settings.operator_api_serve_addr:
-            found.append(health_listener(where, self._wrong))
+            found.append(health_listener(where, self._wrong, _LISTEN_RETRY_SECONDS))
         return found
 
     async def _keep_beat(self) -> None:

@@ -1,20 +1,9 @@
-"""What the operator counts, in the names that dashboards know, and its two listeners.
+"""What the operator counts, in the names that dashboards know.
 
-In: counts from the writers. Out: Prometheus text, and whether we are alive. Two operators may share a host (and its ports): the one
-that comes too late keeps trying, because whether it can be scraped must not decide whether it works.
+In: counts from the writers. Out: Prometheus text.
 """
 
-import asyncio
-from collections.abc import Callable
-
-import structlog
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-
-from pilus_api.errors import InvalidError
-
-_log = structlog.get_logger(__name__)
 
 
 class Metrics:
@@ -45,59 +34,5 @@ class Metrics:
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
-
-def address(text: str) -> tuple[str | None, int]:
-    """`:9963`, `127.0.0.1:9234`, `[::1]:80`; no host means every address. Raises InvalidError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise InvalidError(f"{text!r} is no address to listen at; write it as 127.0.0.1:9234")
-    return host.strip("[]") or None, int(port)
-
-
-class Listener:
-    """GET `path` at `address`, for ever."""
-
-    def __init__(self, where: str, path: str, answer: Callable[[], tuple[int, bytes, str]], retry: float = 2.0) -> None:
-        self._where = where
-        self._host, self._port = address(where)
-        self._retry = retry
-        app = web.Application()
-
-        async def handle(_: web.Request) -> web.Response:
-            status, body, content = answer()
-            return web.Response(status=status, body=body, headers={"Content-Type": content})
-
-        app.router.add_get(path, handle)
-        self._runner = web.AppRunner(app, access_log=None)
-
-    async def run(self) -> None:
-        await self._runner.setup()
-        refused = False
-        try:
-            while True:
-                try:
-                    await web.TCPSite(self._runner, self._host, self._port).start()
-                    break
-                except OSError as error:
-                    if not refused:
-                        _log.warning("can't listen yet, trying again", address=self._where, error=error.strerror)
-                    refused = True
-                    await asyncio.sleep(self._retry)
-            _log.info("listening", address=self._where)
-            await asyncio.Event().wait()
-        finally:
-            await self._runner.cleanup()
-
-
-def metrics_listener(where: str, metrics: Metrics) -> Listener:
-    return Listener(where, "/metrics", lambda: (200, metrics.text(), CONTENT_TYPE_LATEST))
-
-
-def health_listener(where: str, well: Callable[[], str]) -> Listener:
-    """`well` says what is wrong, or "" for nothing."""
-
-    def answer() -> tuple[int, bytes, str]:
-        wrong = well()
-        return (500 if wrong else 200), (wrong or "ok").encode(), "text/plain; charset=utf-8"
-
-    return Listener(where, "/healthz", answer)
+    async def exposition(self) -> bytes:
+        return self.text()

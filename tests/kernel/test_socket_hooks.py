@@ -5,7 +5,6 @@ The rows come from the agent's own stages, so what is tested is the way from a S
 
 import contextlib
 import os
-import shutil
 import socket
 import struct
 import sys
@@ -22,6 +21,7 @@ from pyroute2 import IPRoute
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # `tests.packets.…`, also where pytest is not started with -m
 
+from tests.loaded import loaded
 from tests.packets.harness import netns
 
 from pilus_agent.datapath import cgroup
@@ -48,15 +48,8 @@ CONFIG = {"PILUS_REVERSE_SIZE": 4096}
 
 @pytest.fixture(scope="module")
 def datapath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
-    if os.geteuid():
-        pytest.skip("needs root")
-    pins = Path(f"/sys/fs/bpf/pilus-sockets-{os.getpid()}")
-    folder = tmp_path_factory.mktemp("datapath")
-    try:
-        with ensure_loaded(pins, folder / "datapath.json", folder, CONFIG) as loaded:
-            yield loaded
-    finally:
-        shutil.rmtree(pins, ignore_errors=True)
+    with loaded("sockets", tmp_path_factory.mktemp("datapath"), CONFIG) as made:
+        yield made
 
 
 def _own_folder(root: Path) -> Path:

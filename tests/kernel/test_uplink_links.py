@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
+from tests.loaded import loaded
 
 from pilus_agent.datapath.links import ROUTER_LINK, TUNNEL_LINK, LinkError, Netlink
 from pilus_agent.datapath.node import NodePlan, audit, ensure_node
-from pilus_agent.datapath.programs import ensure_loaded
 from pilus_agent.facts import Address, Network
 from pilus_maps import Datapath
 
@@ -30,12 +29,8 @@ PROGRAMS = {"ingress": "uplink_from", "egress": "uplink_to"}
 
 @pytest.fixture(scope="module")
 def datapath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
-    pins, folder = Path(f"/sys/fs/bpf/pilus-uplink-{os.getpid()}"), tmp_path_factory.mktemp("datapath")
-    try:
-        with ensure_loaded(pins, folder / "datapath.json", folder, {}) as loaded:
-            yield loaded
-    finally:
-        shutil.rmtree(pins, ignore_errors=True)
+    with loaded("uplink", tmp_path_factory.mktemp("datapath"), {}) as made:
+        yield made
 
 
 def in_a_node(test: Callable[[Netlink, IPRoute, int], None]) -> None:

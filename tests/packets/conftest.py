@@ -1,7 +1,5 @@
 """The datapath, loaded once for all packet tests, and the two harnesses that play scenarios on it."""
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +8,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # `tests.packets.…`, also where pytest is not started with -m
 
+from tests.loaded import loaded
 from tests.packets.harness.node import Node
 from tests.packets.harness.scenario import Harness
 from tests.packets.harness.testrun import TestRun
 from tests.packets.harness.wire import Wire
 
-from pilus_agent.datapath.programs import ensure_loaded
 from pilus_maps import Datapath
 
 # Small enough to be filled by a test; an LRU keeps some hundred entries a CPU back, so it must not be tiny.
@@ -24,15 +22,8 @@ CONFIG = {"PILUS_FLOWS_SIZE": 512, "PILUS_EMBRYONIC_SIZE": 8192}
 
 @pytest.fixture(scope="session")
 def datapath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
-    if os.geteuid():
-        pytest.skip("needs root")
-    pins = Path(f"/sys/fs/bpf/pilus-packets-{os.getpid()}")
-    folder = tmp_path_factory.mktemp("datapath")
-    try:
-        with ensure_loaded(pins, folder / "datapath.json", folder, CONFIG) as loaded:
-            yield loaded
-    finally:
-        shutil.rmtree(pins, ignore_errors=True)
+    with loaded("packets", tmp_path_factory.mktemp("datapath"), CONFIG) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

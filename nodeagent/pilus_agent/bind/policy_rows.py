@@ -67,9 +67,6 @@ class PolicyRows:
     def number_of(self, policy: bytes) -> int:
         return self._policies.get(policy, 0)
 
-    def name_of(self, policy: int) -> bytes | None:
-        return next((name for name, held in self._policies.items() if held == policy), None)
-
     def settle(self, wanted: Mapping[PolicyName, CompiledPolicy]) -> Iterator[Change]:
         """The changes that lead from what was wanted last to this."""
         for name in self._rows.keys() - wanted.keys():

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from pilus_api.errors import InvalidError, TemporaryError
-from pilus_api.listener import Listener, address
+from pilus_api.listener import address, metrics_listener
 from pilus_observer.counters import Count
 from pilus_observer.history import History
 from pilus_observer.metrics import Metrics, summed
@@ -107,7 +107,7 @@ async def test_listener_serves_and_says_when_it_can_not() -> None:
             raise TemporaryError("no maps")
         return said.pop()
 
-    listener = Listener("127.0.0.1:0", text)
+    listener = metrics_listener("127.0.0.1:0", text)
     task = asyncio.create_task(listener.run())
     await until(lambda: listener.port)
     assert await asyncio.to_thread(get, listener.port) == (200, b"x 1\n")
@@ -123,7 +123,7 @@ async def test_a_port_that_is_taken_is_tried_again() -> None:
 
     holder = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = holder.sockets[0].getsockname()[1]
-    listener = Listener(f"127.0.0.1:{port}", text, retry=0.001)
+    listener = metrics_listener(f"127.0.0.1:{port}", text, retry=0.001)
     task = asyncio.create_task(listener.run())
     await asyncio.sleep(0)
     assert not listener.port

@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 
 from pilus_api.errors import InvalidError, TemporaryError
-from pilus_operator.metrics import Listener, Metrics, address, health_listener, metrics_listener
+from pilus_api.listener import Answer, Listener, address, health_listener, metrics_listener
+from pilus_operator.metrics import Metrics
 from pilus_operator.reconcile import Loop, each
 
 
@@ -108,7 +109,7 @@ def free_port() -> int:
 async def test_metrics_and_health_are_served() -> None:
     first, second, wrong = free_port(), free_port(), ""
     tasks = [
-        asyncio.create_task(metrics_listener(f"127.0.0.1:{first}", Metrics()).run()),
+        asyncio.create_task(metrics_listener(f"127.0.0.1:{first}", Metrics().exposition).run()),
         asyncio.create_task(health_listener(f"127.0.0.1:{second}", lambda: wrong).run()),
     ]
     status, text = await fetch(f"http://127.0.0.1:{first}/metrics")
@@ -123,11 +124,14 @@ async def test_metrics_and_health_are_served() -> None:
 
 
 async def test_a_port_that_is_taken_is_waited_for() -> None:
+    async def answer() -> Answer:
+        return 200, b"ours", "text/plain"
+
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        task = asyncio.create_task(Listener(f"127.0.0.1:{port}", "/x", lambda: (200, b"ours", "text/plain"), retry=0.02).run())
+        task = asyncio.create_task(Listener(f"127.0.0.1:{port}", "/x", answer, retry=0.02).run())
         await asyncio.sleep(0.1)
         assert not task.done()
     assert await fetch(f"http://127.0.0.1:{port}/x") == (200, "ours")
