@@ -32,6 +32,12 @@ pilus_always void pilus_stamp(struct pilus_flow *flow, u32 local, u32 remote)
 	flow->generation[2] = pilus_generation_of(remote);
 }
 
+/* What goes into a tunnel's number for an identity: an API server's node sends as a node. */
+pilus_always u32 pilus_wire_identity(u32 identity)
+{
+	return identity == PILUS_IDENTITY_KUBE_APISERVER ? PILUS_IDENTITY_REMOTE_NODE : identity;
+}
+
 pilus_always void pilus_into_pod(struct pilus_flow *flow, const struct pilus_endpoint *to)
 {
 	flow->path = PILUS_PATH_POD;
@@ -219,7 +225,7 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 	pilus_into_tunnel(flow, now, &range->tunnel, packet->source_identity);
 	pair->zone = PILUS_ZONE_OVERLAY_IN;
 	pair->outer = range->tunnel;
-	pair->vni = packet->destination_identity;
+	pair->vni = pilus_wire_identity(packet->destination_identity);
 	return 0;
 }
 
@@ -249,7 +255,7 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	}
 	flow->zone = PILUS_ZONE_OVERLAY_IN;
 	flow->outer = range->tunnel;
-	flow->vni = packet->source_identity;
+	flow->vni = pilus_wire_identity(packet->source_identity);
 	if (!to) {
 		packet->destination_identity = PILUS_IDENTITY_HOST;
 		flow->path = PILUS_PATH_HOST;
@@ -346,7 +352,7 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 		flow->mtu = 0;		/* the link's own MTU has been held to by the stack */
 		pair->zone = PILUS_ZONE_OVERLAY_IN;
 		pair->outer = range->tunnel;
-		pair->vni = packet->destination_identity;
+		pair->vni = pilus_wire_identity(packet->destination_identity);
 	}
 	return 0;
 }

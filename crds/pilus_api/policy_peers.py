@@ -11,11 +11,11 @@ from typing import Final
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
 from pilus_api.labels import SOURCE_RESERVED
-from pilus_api.policy_selectors import entity, peer
+from pilus_api.policy_selectors import API_SERVER, entity, peer
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
-from pilus_api.rules import AddressPeer, Peer, Scope
+from pilus_api.rules import API_SERVERS, AddressPeer, Peer, Scope
 from pilus_api.selectors import Selector, equals
 
 _OUTSIDE: Final = tuple(AddressPeer(ip_network(text), (), Scope.OUTSIDE) for text in ("0.0.0.0/0", "::/0"))
@@ -103,12 +103,10 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
     found += [AddressPeer(parse_address_or_prefix(text), (), Scope.OUTSIDE) for text in held.cidr or ()]
     for name in held.entities or ():
         found += entity(name, place.cluster)
+    if API_SERVER in found:  # one outside the cluster has no identity: it is known by its address
+        found.append(API_SERVERS)
 
     unenforced = []
-    for index, name in enumerate(held.entities or ()):
-        if name == "kube-apiserver":  # no address bears its identity yet: as a peer it selects nobody
-            unenforced.append(f"{place.path}.{held.prefix}Entities[{index}]")
-            found += (*_OUTSIDE, *_NODES) if place.deny else ()
     for index, rule in enumerate(held.cidr_set or ()):
         known = _cidr_rule(rule)
         if known is not None:

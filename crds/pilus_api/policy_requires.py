@@ -1,15 +1,16 @@
 """Drafts -> policies: what fromRequires and toRequires of one policy demand of the endpoint peers of all others.
 
-In: drafts of every policy in force. Out: policies that each stand alone. A requirement binds an endpoint's other rules only if
-the policy that has it governs that endpoint. So a policy that overlaps with one that requires is cut along the other's
-subject: into the part that both govern, with the requirement in its peers, and the parts that only the first governs.
+In: drafts of every policy in force, and the addresses of groups. Out: policies that each stand alone. A requirement binds an
+endpoint's other rules only if the policy that has it governs that endpoint. So a policy that overlaps with one that requires is
+cut along the other's subject: into the part that both govern, with the requirement in its peers, and the parts that only the
+first governs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pilus_api.rules import Direction, Peer, Policy, Rule
+from pilus_api.rules import AddressGroup, AddressPeer, Direction, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import Operator, Requirement, Selector, selector
 
 _OPPOSITE: Final = {
@@ -18,6 +19,11 @@ _OPPOSITE: Final = {
     Operator.EXISTS: Operator.DOES_NOT_EXIST,
     Operator.DOES_NOT_EXIST: Operator.EXISTS,
 }
+
+
+# Addresses by the name of their group.
+Groups = Mapping[str, tuple[Network, ...]]
+_NO_GROUPS: Final[Groups] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,28 @@ def _concerns(draft: Draft, demand: Demand) -> bool:
     )
 
 
-def resolve(drafts: Iterable[Draft]) -> tuple[Policy, ...]:
-    """The policies that the drafts mean together. Parts of one policy have one origin, and no endpoint in common."""
+def _members(peer: Peer, groups: Groups) -> Iterator[Peer]:
+    if isinstance(peer, AddressGroup):
+        yield from (AddressPeer(network, (), Scope.OUTSIDE) for network in groups.get(peer.name, ()))
+    else:
+        yield peer
+
+
+def _grouped(rules: Iterable[Rule], groups: Groups) -> tuple[Rule, ...]:
+    """With the addresses that groups have now. A group that has none is nobody, as an empty list of peers is."""
+    return tuple(
+        replace(rule, peers=tuple(dict.fromkeys(member for peer in rule.peers for member in _members(peer, groups))))
+        if rule.peers and any(isinstance(peer, AddressGroup) for peer in rule.peers)
+        else rule
+        for rule in rules
+    )
+
+
+def resolve(drafts: Iterable[Draft], groups: Groups = _NO_GROUPS) -> tuple[Policy, ...]:
+    """The policies that the drafts mean together. Parts of one policy have one origin, and no endpoint in common.
+
+    `groups`: the addresses of each AddressGroup, by its name.
+    """
     held = tuple(drafts)
     demanding = [draft for draft in held if draft.demands]
     policies: list[Policy] = []
@@ -112,5 +138,5 @@ def resolve(drafts: Iterable[Draft]) -> tuple[Policy, ...]:
             parts = cut
         for subject, demands in parts:
             rules = _demanded(draft, demands) if demands else draft.policy.rules
-            policies.append(replace(draft.policy, subject=subject, rules=rules))
+            policies.append(replace(draft.policy, subject=subject, rules=_grouped(rules, groups)))
     return tuple(policies)

@@ -96,6 +96,9 @@ def _reserved(name: str) -> Selector:
     return Selector((equals(SOURCE_RESERVED, name, ""),))
 
 
+API_SERVER: Final = _reserved("kube-apiserver")
+
+
 def entity(name: str, cluster: str) -> tuple[Selector, ...]:
     """What an entity stands for, in a cluster of that name."""
     match name:

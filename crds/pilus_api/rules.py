@@ -8,6 +8,7 @@ entities are selectors, `fromRequires` is merged, an absent field is not an empt
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
+from typing import Final
 
 from pilus_api.selectors import Selector
 
@@ -52,8 +53,18 @@ class AddressPeer:
     scope: Scope
 
 
+@dataclass(frozen=True, slots=True)
+class AddressGroup:
+    """Addresses outside the cluster that go by a name, and change. It must be resolved before it is compiled."""
+
+    name: str
+
+
+# The API servers outside the cluster.
+API_SERVERS: Final = AddressGroup("kube-apiserver")
+
 # Who: an identity that the selector selects. Where: an address.
-Peer = Selector | AddressPeer
+Peer = Selector | AddressPeer | AddressGroup
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -240,6 +240,25 @@ def test_a_policy_on_one_protocol_leaves_the_other_closed(world: World) -> None:
     assert world.reached() == set()
 
 
+def test_the_api_server_is_whom_a_pod_may_reach(world: World) -> None:
+    """The lab's is outside the cluster, known by address alone; by the Service's address too, and nothing beside it."""
+    server = world.lab.get("endpointslices.discovery.k8s.io", "kubernetes")[0]
+    (address,), port = server["endpoints"][0]["addresses"], server["ports"][0]["port"]
+    asked = [Probe("a/stranger", address, port), Probe("a/stranger", world.addresses["web1"][0], 8080)]
+
+    def reached() -> list[bool]:
+        found = world.prober.table(asked, limit=0.7)
+        return [found[probe] for probe in asked]
+
+    assert reached() == [True, True]
+    world.apply(cnp("{endpointSelector: {matchLabels: {app: stranger}}, egress: [{toEntities: [kube-apiserver]}]}"))
+    assert reached() == [True, False]
+    told = world.lab.get("ciliumnetworkpolicies", "tested", "--namespace=a")[0]["status"]["conditions"]
+    assert {one["type"]: one["status"] for one in told}["InForce"] == "True"
+    world.apply(cnp("{endpointSelector: {matchLabels: {app: stranger}}, egress: [{toEntities: [remote-node]}]}"))
+    assert reached() == [False, False]
+
+
 def test_the_condition_names_what_is_not_in_force(world: World) -> None:
     world.apply(cnp(f"{{{WEB}, ingress: [{{toPorts: [{{ports: [{{port: '8080', protocol: TCP}}], rules: {{http: [{{}}]}}}}]}}]}}"))
 

@@ -7,6 +7,7 @@ told: no kernel, no loop, no clock. Each `decide_…` may be called at any time 
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 import structlog
@@ -26,16 +27,20 @@ from pilus_agent.desired.nodes import (
     tunnel_of,
 )
 from pilus_agent.diff.generations import endpoint_slot
-from pilus_agent.facts import AllocatedIdentity, Attachment, Facts, Network, Node, Pod
+from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Facts, Network, Node, Pod
 from pilus_agent.objects import routers_of
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
-from pilus_api.identities import INIT, Identity
+from pilus_api.identities import HOST, INIT, KUBE_APISERVER, RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels
+from pilus_api.rules import API_SERVERS
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
+
+# Where the API servers themselves say at which addresses they are.
+API_SERVER_SLICE = "default/kubernetes"
 
 INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
@@ -67,6 +72,8 @@ class Decisions:
         self._given_up: set[str] = set()
         self._nodes_changed = True
         self._ranges_moved = True
+        self._identities_changed = True
+        self._frozen = False
         self._slices_changed: set[str] = set()
         self._relevant = IdentityFilter(settings.labels)
 
@@ -90,6 +97,8 @@ class Decisions:
                 self.policy.put(kind, key, fact)
             case "services" | "endpointslices":
                 self.services.put(kind, key, fact)
+                if kind == "endpointslices" and key == API_SERVER_SLICE:
+                    self._nodes_changed = True
             case "claims":
                 self._claim(key, fact)
             case "attachments":
@@ -112,12 +121,11 @@ class Decisions:
         if not key.isdigit():
             return
         number = Identity(int(key))
+        self._identities_changed = True
         if fact is None:
             self.identities.gone(number)
-            self.facts.identities.pop(number, None)
         else:
             self.identities.upsert(number, fact.labels)
-            self.facts.identities[number] = fact.labels
         self.policy.identity(number, self.identities.labels.get(number))
 
     def give_up(self, key: str) -> None:
@@ -159,10 +167,12 @@ class Decisions:
         for strength, names in ((Strength.OWN_NODE, {self.node}), (Strength.NODE, self.facts.nodes.keys() - {self.node})):
             for name in self.ipcache.origins(strength) - (names & self.facts.nodes.keys()):
                 self.ipcache.withdraw((strength, name))
+        api_servers = self.services.addresses(API_SERVER_SLICE)
+        self._place_api_servers(api_servers)
         for name, node in self.facts.nodes.items():
             known = node if name != self.node else replace(node, routers=routers_of(self.own_ranges))
             strength = Strength.OWN_NODE if name == self.node else Strength.NODE
-            self.ipcache.put((strength, name), address_rows(known, self.node, self._ranges))
+            self.ipcache.put((strength, name), address_rows(known, self.node, self._ranges, api_servers))
         own = self.own
         underlay = tunnel_of(own) if own else None
         if own is None or underlay is None or not self.own_ranges:
@@ -173,6 +183,17 @@ class Decisions:
             self.plan = NodePlan(underlay, routers_of(self.own_ranges), tuple(remote_ranges(held, self.node)), tunnel,
                                   self.settings.tunnel_port, self.settings.mtu, tuple(direct),
                                   self.settings.masquerade_port_range if self._masqueraded() else None)  # fmt: skip
+
+    def _place_api_servers(self, addresses: frozenset[Address]) -> None:
+        """Outside the cluster they are known by address; on another node by identity 7; on this one by its own identity."""
+        networks = sorted((ip_network(address) for address in addresses), key=lambda network: (network.version, network))
+        self.policy.group(API_SERVERS.name, tuple(networks))
+        own = self.own
+        here = own is not None and not addresses.isdisjoint(own.addresses)
+        labels = tuple(sorted({*RESERVED[HOST], *(RESERVED[KUBE_APISERVER][:1] if here else ())}))
+        if self.identities.labels[HOST] != labels:
+            self.identities.relabel(HOST, labels)
+            self.policy.identity(HOST, labels)
 
     def decide_endpoints(self) -> None:
         labels: dict[str, Labels] = {}
@@ -204,7 +225,9 @@ class Decisions:
             )
             for key, attachment in self.facts.attachments.items()
         }
-        self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self._known()))
+        if self._identities_changed or self.policy.frozen != self._frozen:  # of all tables' the most rows, and seldom another
+            self._identities_changed, self._frozen = False, self.policy.frozen
+            self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self._known()))
         self.tables.want_all("endpoints", self._endpoint_rows())
 
     def _known(self) -> Iterable[Identity]:

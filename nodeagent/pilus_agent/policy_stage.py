@@ -21,7 +21,7 @@ from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
 from pilus_api.policies import Draft, drafts_of, resolve
-from pilus_api.rules import Direction, Origin, Policy
+from pilus_api.rules import Direction, Network, Origin, Policy
 from pilus_api.selectors import EVERYTHING, exists, selector
 from pilus_api.settings import Settings
 
@@ -57,6 +57,7 @@ class PolicyStage:
         self._drafts: dict[str, tuple[Draft, ...]] = {}
         self._errors: dict[str, str] = {}
         self._unenforced: dict[str, tuple[str, ...]] = {}
+        self._groups: dict[str, tuple[Network, ...]] = {}
         self._changed = True
         self._sources: set[str] = set()
         self._good: dict[str, PolicyName] = {}
@@ -97,6 +98,12 @@ class PolicyStage:
         self._drafts[name] = drafts
         self._changed = True
 
+    def group(self, name: str, members: tuple[Network, ...]) -> None:
+        """The addresses of an AddressGroup now."""
+        if self._groups.get(name, ()) != members:
+            self._groups[name] = members
+            self._changed = True
+
     def identity(self, number: Identity, labels: Labels | None) -> None:
         if labels is None:
             self._labels.pop(number, None)
@@ -135,7 +142,7 @@ class PolicyStage:
     def _put_policies(self) -> None:
         by_name: dict[str, list[Policy]] = {}
         names = {self._key(draft.policy.origin): name for name, drafts in self._drafts.items() for draft in drafts}
-        for policy in resolve(draft for drafts in self._drafts.values() for draft in drafts):
+        for policy in resolve((draft for drafts in self._drafts.values() for draft in drafts), self._groups):
             by_name.setdefault(names[self._key(policy.origin)], []).append(policy)
         self._subjects = by_name
         for name in self._sources - by_name.keys():

@@ -10,7 +10,7 @@ import structlog
 
 from pilus_agent.bind.services import ServiceRows
 from pilus_agent.desired.services import ServiceTable
-from pilus_agent.facts import EndpointSlice, Service
+from pilus_agent.facts import Address, EndpointSlice, Service
 from pilus_agent.tables import Tables
 
 _log = structlog.get_logger(__name__)
@@ -43,6 +43,10 @@ class ServiceStage:
         else:
             assert fact is None or isinstance(fact, EndpointSlice)  # noqa: S101
             self._table.put_slice(key, fact)
+
+    def addresses(self, name: str) -> frozenset[Address]:
+        """All that an EndpointSlice (namespace/name) lists."""
+        return self._table.addresses(name)
 
     def restore(self, held: Mapping[str, Mapping[bytes, bytes]], tables: Tables) -> None:
         """What the kernel holds from an earlier agent: `backends` of the two tables."""

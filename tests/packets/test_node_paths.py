@@ -24,6 +24,7 @@ from tests.packets.harness.wire import HOST_PORT, Wire
 
 pytestmark = pytest.mark.kernel
 NODE = 6
+API_SERVER = 7
 
 
 def _there(family: int) -> str:
@@ -82,6 +83,31 @@ def test_another_node_reaches_a_pod(harness: Harness, family: int) -> None:
         Step(FromTunnel(THERE, NODE), frame, Delivered(WEB, routed(frame, to=WEB)), {"source_identity": NODE, "rule": 1}),
         Step(FromPod(WEB), back, Tunnelled(THERE, WEB.identity, routed(back))),
         Step(FromTunnel(THERE, NODE), other, Dropped("POLICY"), {"source_identity": NODE}),
+    ])  # fmt: skip
+
+
+def test_an_api_servers_node_is_an_api_server(harness: Harness, family: int) -> None:
+    """It sends as any node does; its router's row says what it is. Replies know it too, and so does what a pod asks of it."""
+    let = Side(peers={API_SERVER: [Rule(1)]})
+    harness.node.reset(policies={5: (let, let)}, pods={"web": 5})
+    harness.node.ipcache(_there(family), API_SERVER, flags=4, tunnel=THERE.underlay)
+    hook = tunnelled(_there(family), WEB.address(family), tcp(40000, 443))
+    back = from_pod(WEB, _there(family), tcp(443, 40000, "SA"))
+    more = tunnelled(_there(family), WEB.address(family), tcp(40000, 443, "A"))
+    other = tunnelled(ELSEWHERE.routers[family], WEB.address(family), tcp(40000, 443))
+    play(harness, [
+        Step(FromTunnel(THERE, NODE), hook, Delivered(WEB, routed(hook, to=WEB)), {"source_identity": API_SERVER, "rule": 1}),
+        Step(FromPod(WEB), back, Tunnelled(THERE, WEB.identity, routed(back))),
+        Step(FromTunnel(THERE, NODE), more, Delivered(WEB, routed(more, to=WEB))),
+        Step(FromTunnel(ELSEWHERE, NODE), other, Dropped("POLICY"), {"source_identity": NODE}),
+        Step(FromTunnel(THERE, API_SERVER), hook, Dropped("INVALID_VNI")),
+    ])  # fmt: skip
+    assert harness.node.flow("OVERLAY_IN", _there(family), WEB.address(family), 6, (40000, 443))[1]["packets"] == 2
+    asked = from_pod(WEB, _there(family), tcp(41000, 6443))
+    answer = tunnelled(_there(family), WEB.address(family), tcp(6443, 41000, "SA"), ttl=64)
+    play(harness, [
+        Step(FromPod(WEB), asked, Tunnelled(THERE, WEB.identity, routed(asked)), {"destination_identity": API_SERVER}),
+        Step(FromTunnel(THERE, NODE), answer, Delivered(WEB, routed(answer, to=WEB))),
     ])  # fmt: skip
 
 

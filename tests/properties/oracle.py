@@ -75,6 +75,7 @@ def _is_peer(world: World, peer: Peer, probe: Probe) -> bool:
         if probe.address is None or (probe.inside and peer.scope == Scope.OUTSIDE):
             return False
         return probe.address in peer.prefix and not any(probe.address in network for network in peer.excepted)
+    assert isinstance(peer, Selector), "groups are resolved before anybody judges"
     labels = world.identities.get(probe.identity)
     return labels is not None and _selects(peer, labels)
 

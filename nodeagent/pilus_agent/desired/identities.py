@@ -25,6 +25,10 @@ class IdentityIndex:
         self.labels[number] = labels
         self._numbers.setdefault(labels, set()).add(number)
 
+    def relabel(self, number: Identity, labels: Labels) -> None:
+        """What a reserved number stands for on this node: 1 is an API server's too, where one runs here."""
+        self.labels[number] = labels
+
     def gone(self, number: Identity) -> None:
         if number in RESERVED:
             return

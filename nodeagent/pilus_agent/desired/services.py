@@ -131,6 +131,10 @@ class ServiceTable:
             self._of.setdefault(held.service, set()).add(key)
             self._dirty.add(held.service)
 
+    def addresses(self, key: str) -> frozenset[Address]:
+        held = self._slices.get(key)
+        return frozenset(endpoint.address for endpoint in held.endpoints) if held else frozenset()
+
     # -- deciding ----------------------------------------------------------------------------------------------------------
 
     def _decide(self) -> None:

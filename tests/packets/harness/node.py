@@ -76,7 +76,7 @@ class Node:
             for pod in LOCAL_PODS:
                 self.datapath.map("quotas").update(pod.number, {})
         self.settings(tunnel_mtu=mtu)
-        reserved = (1, 2, 6)
+        reserved = (1, 2, 6, 7)
         for identity in (*reserved, *(pod.identity for pod in (*LOCAL_PODS, *REMOTE_PODS))):
             self.datapath.map("identities").update(identity, {"cluster": 0})
         for node in NODES:

@@ -35,9 +35,9 @@ from pilus_agent import writer
 from pilus_agent.datapath.links import LinkError
 from pilus_agent.desired.endpoints import INGRESS_ENFORCED, READY, State
 from pilus_agent.desired.nodes import LOCAL, NODE, POD
-from pilus_agent.facts import Node
+from pilus_agent.facts import EndpointSlice, Node, ServiceEndpoint
 from pilus_agent.wiring import NEEDED
-from pilus_api.identities import HOST, INIT, REMOTE_NODE
+from pilus_api.identities import HOST, INIT, KUBE_APISERVER, REMOTE_NODE, RESERVED
 
 # Remove each with its repair: a strict mark fails as soon as the thing holds.
 WEB, API, DATA = pod("web", app="web"), pod("api", app="api"), pod("data", app="data")
@@ -413,6 +413,46 @@ async def test_another_node_does_not_take_this_ones_address(kernel: FakeKernel) 
         assert row is not None
         assert (row["identity"], row["flags"]) == (HOST, NODE | LOCAL)
         assert (world.known("192.0.2.2") or {})["identity"] == REMOTE_NODE
+
+
+def api_server(address: str) -> EndpointSlice:
+    return EndpointSlice("default/kubernetes", endpoints=(ServiceEndpoint(ip_address(address)),))
+
+
+async def test_an_api_server_is_known_wherever_it_runs(kernel: FakeKernel) -> None:
+    """On another node by identity 7, on this one as the host, outside by its address; a node that has lost it is a node again."""
+    world = populated(kernel)
+    async with world.running():
+        world.wiring.put("endpointslices", "default/kubernetes", api_server("192.0.2.2"))
+        await world.realise()
+        assert (world.known("192.0.2.2") or {})["identity"] == KUBE_APISERVER
+        assert (world.known("10.0.2.1") or {})["identity"] == KUBE_APISERVER, "by its router, through the tunnel"
+        assert world.wiring.identities.labels[HOST] == RESERVED[HOST]
+        world.wiring.put("endpointslices", "default/kubernetes", api_server("192.0.2.1"))
+        await world.realise()
+        assert (world.known("192.0.2.2") or {})["identity"] == REMOTE_NODE
+        assert (world.known("10.0.2.1") or {})["identity"] == REMOTE_NODE
+        assert (world.known("192.0.2.1") or {})["identity"] == HOST
+        assert [label.key for label in world.wiring.identities.labels[HOST]] == ["host", "kube-apiserver"]
+        world.wiring.put("endpointslices", "default/kubernetes", api_server("203.0.113.1"))
+        await world.realise()
+        assert world.known("203.0.113.1") is None, "it is of the world"
+        assert world.wiring.identities.labels[HOST] == RESERVED[HOST]
+
+
+async def test_an_api_server_outside_is_reached_by_its_address(kernel: FakeKernel) -> None:
+    world = populated(kernel)
+    spec = {"endpointSelector": {}, "egress": [{"toEntities": ["kube-apiserver"]}]}
+    world.wiring.put("cnp", "default/let", policy("let", spec))
+    async with world.running():
+        await world.realise()
+        assert world.rows("cidrs") == []
+        for address in ("203.0.113.1", "203.0.113.2"):
+            world.wiring.put("endpointslices", "default/kubernetes", api_server(address))
+            await world.realise()
+            used = {value["policy"] for _, value in world.rows("endpoints")}
+            held = [key["address"][:4] for key, _ in world.rows("cidrs") if key["policy"] in used]
+            assert held == [ip_address(address).packed]
 
 
 async def test_a_node_without_range_waits_for_it(kernel: FakeKernel) -> None:

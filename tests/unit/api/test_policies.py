@@ -1,5 +1,6 @@
 """What policies of cilium.io mean, in the words of pilus_api.rules: a table of elements, and what becomes of them."""
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ def requirement(held: Requirement) -> str:
 def peer(held: Peer) -> str:
     if isinstance(held, AddressPeer):
         return f"{held.prefix}" + "".join(f"-{excepted}" for excepted in held.excepted) + f" {held.scope.name}"
+    assert isinstance(held, Selector), "groups are resolved"
     return " & ".join(requirement(each) for each in held.requirements) or "everything"
 
 
@@ -399,22 +401,21 @@ def test_requirements_of_deny_bind_deny() -> None:
     ]  # fmt: skip
 
 
-def test_the_api_server_as_a_peer_is_said_not_to_be_in_force() -> None:
-    """No address bears its identity yet. It grants nothing, and keeps what stands beside it; a denial denies all it could mean."""
+@pytest.mark.parametrize(
+    "element", ["{toEntities: [kube-apiserver]}", "{toEndpoints: [{matchLabels: {'reserved:kube-apiserver': ''}}]}"]
+)
+def test_an_api_server_is_an_identity_or_an_address(element: str) -> None:
+    """On a node it has identity 7 (or the host's, here); outside the cluster it is where it says that it is, and nowhere else."""
+    groups = {"kube-apiserver": (ip_network("192.0.2.1"), ip_network("2001:db8::1"))}
+    drafts = drafts_of(policy(f"egress: [{element}]"), cluster="blue")
+    everywhere = "reserved:kube-apiserver=, 192.0.2.1/32 OUTSIDE, 2001:db8::1/128 OUTSIDE : *"
+    assert [rule(each) for each in resolve(drafts, groups)[0].rules] == [f"allow {everywhere}"]
+    assert [rule(each) for each in resolve(drafts)[0].rules] == ["allow reserved:kube-apiserver= : *"]
+    denying = drafts_of(policy(f"egressDeny: [{element}]"), cluster="blue")
+    assert [rule(each) for each in resolve(denying, groups)[0].rules] == [f"deny {everywhere}"]
 
-    def rules(field: str) -> list[Rule]:
-        spec = {"endpointSelector": {}, field: [{"toEntities": ["host", "kube-apiserver"]}]}
-        raw = {
-            "apiVersion": "cilium.io/v2",
-            "kind": "CiliumNetworkPolicy",
-            "metadata": {"name": "p", "namespace": "a"},
-            "spec": spec,
-        }
-        return list(policies_of(raw, cluster="blue")[0].rules)
 
-    allowing = rules("egress")
-    assert [rule.unenforced for rule in allowing] == [(), ("spec.egress[0].toEntities[1]",)]
-    assert allowing[1].peers == ()
-    assert allowing[0].peers
-    denying = rules("egressDeny")
-    assert any(isinstance(peer, AddressPeer) for rule in denying for peer in rule.peers or ())
+def test_the_cluster_has_its_api_servers_within() -> None:
+    drafts = drafts_of(policy("egress: [{toEntities: [cluster]}]"), cluster="blue")
+    (found,) = resolve(drafts, {"kube-apiserver": (ip_network("192.0.2.1"),)})
+    assert rule(found.rules[0]).endswith("k8s:CLUSTER=blue, 192.0.2.1/32 OUTSIDE : *")

@@ -12,7 +12,7 @@ from typing import Final
 
 from pilus_agent.desired.policy.porttable import EVERY_PORT, PORTS, Grant, Span
 from pilus_agent.desired.policy.tables import NamedPorts, PolicyName, Unresolved
-from pilus_api.rules import AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule
+from pilus_api.rules import AddressGroup, AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule
 from pilus_api.selectors import Selector
 
 # Part of every name: raise it when the same rules come to mean other tables.
@@ -132,6 +132,8 @@ def _origin(origin: Origin) -> list[str]:
 def _peer(peer: Peer) -> list[object]:
     if isinstance(peer, Selector):
         return [[each.source, each.key, each.operator, each.values] for each in peer.requirements]
+    if isinstance(peer, AddressGroup):
+        return [peer.name, "group"]
     return [str(peer.prefix), [str(network) for network in peer.excepted], peer.scope, "address"]
 
 
@@ -171,7 +173,7 @@ def _direction(default_deny: bool, effective: list[tuple[NumberedRule, Rule]]) -
         for peer in dict.fromkeys(rule.peers):
             if isinstance(peer, Selector):
                 by_selector.setdefault(peer, []).append(numbered)
-            else:
+            elif isinstance(peer, AddressPeer):
                 by_address.append((peer, numbered))
     return DirectionRules(
         default_deny,
