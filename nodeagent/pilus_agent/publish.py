@@ -1,7 +1,7 @@
 """What the agent says of itself in the API: objects as wanted, applied whole, again and again until they stand.
 
-In: objects by path. Out: server-side apply, at most one write per object and second; an object that did not change is not
-written. Never: reading back to decide anything.
+In: objects by path. Out: server-side apply, at most one write per object and second, some objects at a time; one that did not
+change is not written, and one that can't be written waits longer each time. Never: reading back to decide anything.
 """
 
 import asyncio
@@ -11,8 +11,11 @@ from collections.abc import Collection
 import structlog
 
 from pilus_api.connection import APPLY_PATCH, ApiError, Connection, NotFound, Object
+from pilus_api.watch import Backoff
 
 _log = structlog.get_logger(__name__)
+_PARALLEL = 8
+_LONGEST_PAUSE = 8.0  # seconds: an API server that is back is told soon
 _PARAMETERS = {"fieldManager": "pilus-agent", "force": "true"}
 
 
@@ -26,6 +29,9 @@ class Publisher:
         self._written: dict[str, Object] = {}
         self._changed = asyncio.Event()
         self._failing: set[str] = set()
+        self._writing: set[str] = set()
+        self._pauses: dict[str, Backoff] = {}
+        self._room = asyncio.Semaphore(_PARALLEL)
 
     def want(self, path: str, body: Object | None) -> None:
         if body is not None and self._written.get(path) == body and path not in self._wanted:
@@ -39,6 +45,7 @@ class Publisher:
             for path in [path for path in held if path.startswith(prefix) and path not in paths]:
                 del held[path]
         self._failing = {path for path in self._failing if not path.startswith(prefix) or path in paths}
+        self._pauses = {path: pause for path, pause in self._pauses.items() if not path.startswith(prefix) or path in paths}
 
     def again(self) -> None:
         """Write everything anew: somebody may have deleted or changed it meanwhile."""
@@ -48,15 +55,29 @@ class Publisher:
 
     async def run(self) -> None:
         """For ever."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            for path, body in list(self._wanted.items()):
-                if await self._write(path, body) and self._wanted.get(path) is body:
-                    del self._wanted[path]
-            if self._wanted:
-                self._changed.set()
-            await asyncio.sleep(self._interval)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                for path in self._wanted.keys() - self._writing:
+                    self._writing.add(path)
+                    tasks.create_task(self._settle(path), name=f"write {path}")
+                await asyncio.sleep(self._interval)
+
+    async def _settle(self, path: str) -> None:
+        """Write what is wanted at a path once. One that hangs or fails keeps no other from being written."""
+        async with self._room:
+            body = self._wanted.get(path)
+            done = path not in self._wanted or await self._write(path, body)
+        if done:
+            self._pauses.pop(path, None)
+            if path in self._wanted and self._wanted[path] is body:
+                del self._wanted[path]
+        else:
+            await asyncio.sleep(self._pauses.setdefault(path, Backoff(self._interval, _LONGEST_PAUSE)).delay())
+        self._writing.discard(path)
+        if path in self._wanted:
+            self._changed.set()
 
     async def _write(self, path: str, body: Object | None) -> bool:
         try:

@@ -126,6 +126,16 @@ async def test_a_failure_is_said_once_and_stops_nobody(api: FakeApi, publisher: 
     assert logs[-1]["event"] == "written after all"
 
 
+async def test_one_that_hangs_keeps_no_other(api: FakeApi, publisher: Publisher) -> None:
+    api.gate.clear()
+    publisher.want("/slow", {"x": 1})
+    await eventually(lambda: api.tried, "the write that hangs")
+    api.gate = asyncio.Event()
+    api.gate.set()
+    publisher.want("/a", {"x": 1})
+    await eventually(lambda: api.written == [("/a", {"x": 1})], "the other write")
+
+
 async def test_what_is_wanted_no_more(api: FakeApi, publisher: Publisher) -> None:
     publisher.want("/a", {"x": 1})
     await eventually(lambda: api.written, "the write")
