@@ -59,7 +59,7 @@ class Publisher:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                for path in self._wanted.keys() - self._writing:
+                for path in [path for path in self._wanted if path not in self._writing]:
                     self._writing.add(path)
                     tasks.create_task(self._settle(path), name=f"write {path}")
                 await asyncio.sleep(self._interval)
