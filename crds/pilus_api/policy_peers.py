@@ -15,10 +15,10 @@ from pilus_api.policy_selectors import API_SERVER, entity, peer
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
-from pilus_api.rules import API_SERVERS, AddressPeer, Peer, Scope
+from pilus_api.rules import API_SERVERS, AddressGroup, AddressPeer, Peer, Scope, cidr_group
 from pilus_api.selectors import Selector, equals
 
-_OUTSIDE: Final = tuple(AddressPeer(ip_network(text), (), Scope.OUTSIDE) for text in ("0.0.0.0/0", "::/0"))
+OUTSIDE: Final = tuple(AddressPeer(ip_network(text), (), Scope.OUTSIDE) for text in ("0.0.0.0/0", "::/0"))
 _NODES: Final = (Selector((equals(SOURCE_RESERVED, "remote-node", ""),)),)
 
 
@@ -78,10 +78,11 @@ def _unique(peers: Iterable[Peer]) -> tuple[Peer, ...]:
     return tuple(dict.fromkeys(peers))
 
 
-def _cidr_rule(rule: CidrRule) -> Peer | None:
-    if rule.cidr is None:
-        return None
-    return AddressPeer(parse_prefix(rule.cidr), tuple(parse_prefix(text) for text in rule.except_ or ()), Scope.OUTSIDE)
+def _cidr_rule(rule: CidrRule, path: str) -> Peer:
+    excepted = tuple(parse_prefix(text) for text in rule.except_ or ())
+    if rule.cidr is None:  # the model has seen that there is one of the two
+        return AddressGroup(cidr_group(rule.cidr_group_ref or ""), f"{path}.cidrGroupRef", excepted)
+    return AddressPeer(parse_prefix(rule.cidr), excepted, Scope.OUTSIDE)
 
 
 def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peers:
@@ -104,18 +105,12 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
     for name in held.entities or ():
         found += entity(name, place.cluster)
     if API_SERVER in found:  # one outside the cluster has no identity: it is known by its address
-        found.append(API_SERVERS)
+        found.append(AddressGroup(API_SERVERS, place.path))
+    found += [_cidr_rule(rule, f"{place.path}.{held.prefix}CIDRSet[{index}]") for index, rule in enumerate(held.cidr_set or ())]
 
     unenforced = []
-    for index, rule in enumerate(held.cidr_set or ()):
-        known = _cidr_rule(rule)
-        if known is not None:
-            found.append(known)
-            continue
-        unenforced.append(f"{place.path}.{held.prefix}CIDRSet[{index}].cidrGroupRef")
-        found += _OUTSIDE if place.deny else ()
     later: list[tuple[str, Sequence[object] | None, tuple[Peer, ...]]] = [
-        ("Nodes", held.nodes, _NODES), ("Groups", held.groups, _OUTSIDE), ("Services", held.services, _OUTSIDE),
+        ("Nodes", held.nodes, _NODES), ("Groups", held.groups, OUTSIDE), ("Services", held.services, OUTSIDE),
         ("FQDNs", held.fqdns, ()),
     ]  # fmt: skip
     for field, entries, all_of_them in later:

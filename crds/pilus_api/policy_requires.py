@@ -6,10 +6,11 @@ cut along the other's subject: into the part that both govern, with the requirem
 first governs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pilus_api.policy_peers import OUTSIDE
 from pilus_api.rules import AddressGroup, AddressPeer, Direction, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import Operator, Requirement, Selector, selector
 
@@ -96,27 +97,35 @@ def _concerns(draft: Draft, demand: Demand) -> bool:
     )
 
 
-def _members(peer: Peer, groups: Groups) -> Iterator[Peer]:
-    if isinstance(peer, AddressGroup):
-        yield from (AddressPeer(network, (), Scope.OUTSIDE) for network in groups.get(peer.name, ()))
-    else:
-        yield peer
+def _members(peer: Peer, groups: Groups, deny: bool) -> Iterable[Peer]:
+    """A group that nobody knows is nobody where it would be allowed, and all that it could be where it is denied."""
+    if not isinstance(peer, AddressGroup):
+        return (peer,)
+    known = groups.get(peer.name)
+    if known is None:
+        return OUTSIDE if deny else ()
+    return (AddressPeer(network, peer.excepted, Scope.OUTSIDE) for network in known)
 
 
-def _grouped(rules: Iterable[Rule], groups: Groups) -> tuple[Rule, ...]:
-    """With the addresses that groups have now. A group that has none is nobody, as an empty list of peers is."""
-    return tuple(
-        replace(rule, peers=tuple(dict.fromkeys(member for peer in rule.peers for member in _members(peer, groups))))
-        if rule.peers and any(isinstance(peer, AddressGroup) for peer in rule.peers)
-        else rule
-        for rule in rules
+def _grouped(policy: Policy, groups: Groups) -> Policy:
+    """With the addresses that groups have now. A group without any is nobody, as an empty list of peers is."""
+    named = [peer for rule in policy.rules for peer in rule.peers or () if isinstance(peer, AddressGroup)]
+    if not named:
+        return policy
+    rules = (
+        rule
+        if rule.peers is None
+        else replace(rule, peers=tuple(dict.fromkeys(each for peer in rule.peers for each in _members(peer, groups, rule.deny))))
+        for rule in policy.rules
     )
+    unknown = [f"{peer.path} (there is no {peer.name})" for peer in named if peer.name not in groups]
+    return replace(policy, rules=tuple(rules), unenforced=(*policy.unenforced, *dict.fromkeys(unknown)))
 
 
 def resolve(drafts: Iterable[Draft], groups: Groups = _NO_GROUPS) -> tuple[Policy, ...]:
     """The policies that the drafts mean together. Parts of one policy have one origin, and no endpoint in common.
 
-    `groups`: the addresses of each AddressGroup, by its name.
+    `groups`: the addresses of each AddressGroup, by its name. One that is not there is told in the policy's `unenforced`.
     """
     held = tuple(drafts)
     demanding = [draft for draft in held if draft.demands]
@@ -138,5 +147,5 @@ def resolve(drafts: Iterable[Draft], groups: Groups = _NO_GROUPS) -> tuple[Polic
             parts = cut
         for subject, demands in parts:
             rules = _demanded(draft, demands) if demands else draft.policy.rules
-            policies.append(replace(draft.policy, subject=subject, rules=_grouped(rules, groups)))
+            policies.append(_grouped(replace(draft.policy, subject=subject, rules=rules), groups))
     return tuple(policies)

@@ -55,13 +55,23 @@ class AddressPeer:
 
 @dataclass(frozen=True, slots=True)
 class AddressGroup:
-    """Addresses outside the cluster that go by a name, and change. It must be resolved before it is compiled."""
+    """Addresses outside the cluster that go by a name, and change, without those of `excepted`. It must be resolved before it is
+    compiled. `path` is the field that speaks of it.
+    """
 
     name: str
+    path: str
+    excepted: tuple[Network, ...] = ()
 
 
-# The API servers outside the cluster.
-API_SERVERS: Final = AddressGroup("kube-apiserver")
+# The name of the group of API servers outside the cluster.
+API_SERVERS: Final = "kube-apiserver"
+
+
+def cidr_group(name: str) -> str:
+    """The name of the group that a CiliumCIDRGroup is."""
+    return f"CiliumCIDRGroup {name}"
+
 
 # Who: an identity that the selector selects. Where: an address.
 Peer = Selector | AddressPeer | AddressGroup

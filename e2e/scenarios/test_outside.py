@@ -31,6 +31,15 @@ spec:
   - toEntities: [remote-node]
 """
 OUTSIDE = ("172.30.0.1", "fd00:30::1")  # the machine beside the nodes: the API server listens there
+ONLY_OFFICES = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: only-offices, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: client}}
+  egress:
+  - toCIDRSet: [{cidrGroupRef: offices}]
+"""
 API_SERVER, KUBELET = 6443, 10250
 
 
@@ -81,6 +90,27 @@ def test_policy_judges_where_it_goes(lab: Lab) -> None:
     finally:
         lab.kubectl("delete", "cnp", "only-nodes")
     wait_for("its end", lambda: _connect(lab, OUTSIDE[0], API_SERVER) == "", 20)
+
+
+def test_a_group_of_prefixes_is_whom_a_policy_names(lab: Lab) -> None:
+    """The policy stands; the group comes, changes and goes under it."""
+    address = OUTSIDE[0]
+
+    def group(prefix: str) -> str:
+        held = {"apiVersion": "cilium.io/v2alpha1", "kind": "CiliumCIDRGroup", "metadata": {"name": "offices"}}
+        return json.dumps({**held, "spec": {"externalCIDRs": [prefix]}})
+
+    lab.apply(ONLY_OFFICES)
+    try:
+        wait_for("the policy", lambda: _connect(lab, address, API_SERVER) != "", 20)
+        lab.apply(group(f"{address}/32"))
+        wait_for("the group", lambda: _connect(lab, address, API_SERVER) == "", 20)
+        lab.apply(group("192.0.2.0/24"))
+        wait_for("another content", lambda: _connect(lab, address, API_SERVER) != "", 20)
+    finally:
+        lab.kubectl("delete", "cnp", "only-offices")
+        lab.kubectl("delete", "ccg", "offices", "--ignore-not-found")
+    wait_for("its end", lambda: _connect(lab, address, API_SERVER) == "", 20)
 
 
 def test_filters_come_back(lab: Lab) -> None:

@@ -93,7 +93,7 @@ class Decisions:
             case "slices":
                 _put(self.facts.slices, key, fact)
                 self._slices_changed.add(key)
-            case "cnp" | "ccnp" | "knp":
+            case "cnp" | "ccnp" | "knp" | "cidrgroups":
                 self.policy.put(kind, key, fact)
             case "services" | "endpointslices":
                 self.services.put(kind, key, fact)
@@ -167,8 +167,7 @@ class Decisions:
         for strength, names in ((Strength.OWN_NODE, {self.node}), (Strength.NODE, self.facts.nodes.keys() - {self.node})):
             for name in self.ipcache.origins(strength) - (names & self.facts.nodes.keys()):
                 self.ipcache.withdraw((strength, name))
-        api_servers = self.services.addresses(API_SERVER_SLICE)
-        self._place_api_servers(api_servers)
+        api_servers = self._place_api_servers()
         for name, node in self.facts.nodes.items():
             known = node if name != self.node else replace(node, routers=routers_of(self.own_ranges))
             strength = Strength.OWN_NODE if name == self.node else Strength.NODE
@@ -184,16 +183,20 @@ class Decisions:
                                   self.settings.tunnel_port, self.settings.mtu, tuple(direct),
                                   self.settings.masquerade_port_range if self._masqueraded() else None)  # fmt: skip
 
-    def _place_api_servers(self, addresses: frozenset[Address]) -> None:
+    def _place_api_servers(self) -> frozenset[Address]:
         """Outside the cluster they are known by address; on another node by identity 7; on this one by its own identity."""
+        said = self.services.addresses(API_SERVER_SLICE)
+        addresses = said or frozenset()
         networks = sorted((ip_network(address) for address in addresses), key=lambda network: (network.version, network))
-        self.policy.group(API_SERVERS.name, tuple(networks))
+        # Without Kubernetes, where nothing is claimed, it is certain that there is none.
+        self.policy.group(API_SERVERS, None if said is None and self._claimed else tuple(networks))
         own = self.own
         here = own is not None and not addresses.isdisjoint(own.addresses)
         labels = tuple(sorted({*RESERVED[HOST], *(RESERVED[KUBE_APISERVER][:1] if here else ())}))
         if self.identities.labels[HOST] != labels:
             self.identities.relabel(HOST, labels)
             self.policy.identity(HOST, labels)
+        return addresses
 
     def decide_endpoints(self) -> None:
         labels: dict[str, Labels] = {}

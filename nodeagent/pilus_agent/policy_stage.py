@@ -21,7 +21,7 @@ from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
 from pilus_api.policies import Draft, drafts_of, resolve
-from pilus_api.rules import Direction, Network, Origin, Policy
+from pilus_api.rules import Direction, Network, Origin, Policy, cidr_group
 from pilus_api.selectors import EVERYTHING, exists, selector
 from pilus_api.settings import Settings
 
@@ -77,8 +77,14 @@ class PolicyStage:
 
     # -- facts -------------------------------------------------------------------------------------------------------------
 
-    def put(self, kind: str, key: str, fact: PolicyObject | None) -> None:
-        """A policy object, or that it has gone."""
+    def put(self, kind: str, key: str, fact: Any) -> None:
+        """A policy object, or a group's addresses; None: it has gone."""
+        if kind == "cidrgroups":
+            self.group(cidr_group(key), fact)
+        else:
+            self._put_policy(kind, key, fact)
+
+    def _put_policy(self, kind: str, key: str, fact: PolicyObject | None) -> None:
         if kind == "knp" and not self._settings.enable_k8s_networkpolicy:
             return
         name = f"{kind}/{key}"
@@ -98,11 +104,15 @@ class PolicyStage:
         self._drafts[name] = drafts
         self._changed = True
 
-    def group(self, name: str, members: tuple[Network, ...]) -> None:
-        """The addresses of an AddressGroup now."""
-        if self._groups.get(name, ()) != members:
+    def group(self, name: str, members: tuple[Network, ...] | None) -> None:
+        """The addresses of an AddressGroup now; None: there is none of that name."""
+        if self._groups.get(name) == members:
+            return
+        if members is None:
+            del self._groups[name]
+        else:
             self._groups[name] = members
-            self._changed = True
+        self._changed = True
 
     def identity(self, number: Identity, labels: Labels | None) -> None:
         if labels is None:

@@ -44,8 +44,8 @@ class ServiceStage:
             assert fact is None or isinstance(fact, EndpointSlice)  # noqa: S101
             self._table.put_slice(key, fact)
 
-    def addresses(self, name: str) -> frozenset[Address]:
-        """All that an EndpointSlice (namespace/name) lists."""
+    def addresses(self, name: str) -> frozenset[Address] | None:
+        """All that an EndpointSlice (namespace/name) lists; None: there is none."""
         return self._table.addresses(name)
 
     def restore(self, held: Mapping[str, Mapping[bytes, bytes]], tables: Tables) -> None:

@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 # "attachments": what an earlier agent made. Without them every running pod's rows would be unwanted for the first pass.
 NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp", "services", "endpointslices",
-                    "attachments", "claims"})  # fmt: skip
+                    "attachments", "claims", "cidrgroups"})  # fmt: skip
 # Trouble with these keeps policies from being realised; others are beside the point.
 _DECIDING = frozenset({*WRITE_ORDER, "links", "generation"})
 

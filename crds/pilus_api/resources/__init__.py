@@ -1,5 +1,6 @@
 """The objects that people and processes declare: one module per kind."""
 
+from pilus_api.resources.ciliumcidrgroup import CILIUM_CIDR_GROUP
 from pilus_api.resources.ciliumendpoint import CILIUM_ENDPOINT
 from pilus_api.resources.ciliumendpointslice import CILIUM_ENDPOINT_SLICE
 from pilus_api.resources.ciliumidentity import CILIUM_IDENTITY
@@ -12,7 +13,7 @@ from pilus_api.resources.pilusrangeclaim import PILUS_RANGE_CLAIM
 # Every kind with a CustomResourceDefinition of ours.
 KINDS: tuple[Kind, ...] = (
     CILIUM_NETWORK_POLICY, CILIUM_CLUSTERWIDE_NETWORK_POLICY, CILIUM_IDENTITY, CILIUM_ENDPOINT, CILIUM_ENDPOINT_SLICE, CILIUM_NODE,
-    PILUS_RANGE_CLAIM, PILUS_NODE_STATUS,
+    CILIUM_CIDR_GROUP, PILUS_RANGE_CLAIM, PILUS_NODE_STATUS,
 )  # fmt: skip
 
 __all__ = ["KINDS", "Kind"]

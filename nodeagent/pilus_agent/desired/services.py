@@ -131,9 +131,9 @@ class ServiceTable:
             self._of.setdefault(held.service, set()).add(key)
             self._dirty.add(held.service)
 
-    def addresses(self, key: str) -> frozenset[Address]:
+    def addresses(self, key: str) -> frozenset[Address] | None:
         held = self._slices.get(key)
-        return frozenset(endpoint.address for endpoint in held.endpoints) if held else frozenset()
+        return frozenset(endpoint.address for endpoint in held.endpoints) if held else None
 
     # -- deciding ----------------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,13 @@ import structlog
 import yaml
 
 from pilus_agent.facts import AllocatedIdentity, Pod
-from pilus_agent.sources.kubernetes import Sink, namespace_of, node_of, pod_of, policy_of
+from pilus_agent.sources.kubernetes import Sink, cidr_group_of, namespace_of, node_of, pod_of, policy_of
 from pilus_api.errors import PilusError
 from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity
 from pilus_api.labels import IdentityFilter, Labels, pod_labels
 from pilus_api.policies import drafts_of
+from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
+from pilus_api.resources.model import parse
 
 _log = structlog.get_logger(__name__)
 
@@ -129,6 +131,9 @@ class DirectorySource:
             }
         if kind == "CiliumNode":
             return {("nodes", name): node_of(raw)}
+        if kind == "CiliumCIDRGroup":
+            parse(CiliumCIDRGroup, raw)
+            return {("cidrgroups", name): cidr_group_of(raw)}
         if kind == "Pod":
             pod = pod_of(named)
             netns = (metadata.get("annotations") or {}).get(NETNS_ANNOTATION, "")
@@ -163,6 +168,7 @@ class DirectorySource:
             "knp",
             "services",
             "endpointslices",
+            "cidrgroups",
         ):
             self._sink.synced(kind)
 

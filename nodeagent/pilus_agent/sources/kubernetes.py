@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import structlog
 
 from pilus_agent.facts import Address, AllocatedIdentity, Network, Node, Pod, RemoteEndpoint, Slice
+from pilus_api.addresses import parse_prefix
 from pilus_api.connection import Connection
-from pilus_api.errors import PilusError
+from pilus_api.errors import InvalidError, PilusError
 from pilus_api.identities import Identity
 from pilus_api.labels import from_security_labels
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
@@ -155,6 +156,17 @@ def claim_of(raw: Raw) -> tuple[str, str]:
     return str(ip_network(_text(spec["range"]))), _text(spec["node"])
 
 
+def cidr_group_of(raw: Raw) -> tuple[Network, ...]:
+    """A CiliumCIDRGroup's prefixes; one that is none takes nothing from the others."""
+    found = set()
+    for text in raw["spec"]["externalCIDRs"]:
+        try:
+            found.add(parse_prefix(_text(text)))
+        except InvalidError:
+            _log.warning("a group's prefix is none, left out", group=raw["metadata"]["name"], prefix=text)
+    return tuple(sorted(found, key=lambda network: (network.version, network)))
+
+
 def policy_of(raw: Raw) -> PolicyObject:
     metadata = raw["metadata"]
     return PolicyObject(raw, _text(metadata["uid"]), int(metadata.get("generation") or 0))
@@ -177,6 +189,7 @@ KINDS = (
     Kind("identities", "/apis/cilium.io/v2/ciliumidentities", identity_of),
     Kind("slices", "/apis/cilium.io/v2alpha1/ciliumendpointslices", slice_of),
     Kind("claims", "/apis/pilus.io/v1alpha1/pilusrangeclaims", claim_of),
+    Kind("cidrgroups", "/apis/cilium.io/v2alpha1/ciliumcidrgroups", cidr_group_of),
     Kind("cnp", "/apis/cilium.io/v2/ciliumnetworkpolicies", policy_of),
     Kind("ccnp", "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies", policy_of),
     Kind("knp", "/apis/networking.k8s.io/v1/networkpolicies", policy_of),

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,32 @@ def test_a_new_identity_of_a_known_class_costs_one_row(stage: PolicyStage, table
     stage.identity(Identity(400), canonical([*labels("client"), Label("k8s", "pod", "1")]))
     decide(stage, tables)
     assert {name: len(tracker.updates) for name, tracker in tables.trackers.items() if tracker.updates} == {"peers": 1}
+
+
+OUT_TO_GROUP = {"endpointSelector": {}, "egress": [{"toCIDRSet": [{"cidrGroupRef": "offices"}]}]}
+
+
+def test_a_group_of_prefixes_changes_under_its_policies(stage: PolicyStage, tables: Tables) -> None:
+    """The policy is told of while there is no such group; another content of the group is another policy, switched to whole."""
+
+    def prefixes() -> set[bytes]:
+        own = stage.number(decide(stage, tables).policy)
+        return {bytes(key[-1][:4]) for key in held(tables, "cidrs") if key[1] == own}
+
+    stage.put("cnp", "default/out", policy("out", OUT_TO_GROUP))
+    assert prefixes() == set()
+    assert stage.acknowledgements("")[0]["unenforced"] == [
+        "spec.egress[0].toCIDRSet[0].cidrGroupRef (there is no CiliumCIDRGroup offices)"
+    ]
+    stage.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"), ip_network("198.51.100.0/24")))
+    first = decide(stage, tables).policy
+    assert prefixes() == {bytes((192, 0, 2, 0)), bytes((198, 51, 100, 0))}
+    assert stage.acknowledgements("")[0]["unenforced"] == []
+    stage.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"),))
+    assert decide(stage, tables).policy != first
+    assert prefixes() == {bytes((192, 0, 2, 0))}
+    stage.put("cidrgroups", "offices", None)
+    assert prefixes() == set()
 
 
 def test_a_policy_that_goes_takes_its_rows_along(stage: PolicyStage, tables: Tables) -> None:

@@ -135,6 +135,19 @@ def test_unknown_fields_of_shared_kinds_are_kept(server: Lab) -> None:
     assert held["status"] == status
 
 
+def test_a_group_of_prefixes(server: Lab) -> None:
+    def group(*prefixes: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "cilium.io/v2alpha1", "kind": "CiliumCIDRGroup", "metadata": {"name": "offices"},
+            "spec": {"externalCIDRs": list(prefixes)},
+        }  # fmt: skip
+
+    assert create(server, group("10.0.0.0/8", "fd00::/64")).returncode == 0
+    assert create(server, group()).returncode == 0
+    refused = create(server, group("10.0.0.0/8", "10.0.0.1"))
+    assert "spec.externalCIDRs[1]" in refused.stderr
+
+
 def claim(name: str, text: str, node: str = "n1") -> dict[str, Any]:
     return {
         "apiVersion": "pilus.io/v1alpha1", "kind": "PilusRangeClaim", "metadata": {"name": name},

@@ -51,9 +51,12 @@ def policy(spec: str | dict[str, Any], *, clusterwide: bool = False, name: str =
 
 
 def compiled(spec: str | dict[str, Any], *, clusterwide: bool = False) -> Policy:
-    (found,) = policies_of(policy(spec, clusterwide=clusterwide), cluster="blue")
+    (found,) = resolve(drafts_of(policy(spec, clusterwide=clusterwide), cluster="blue"), GROUPS)
     return found
 
+
+# An API server that is on a node, and a CiliumCIDRGroup.
+GROUPS = {"kube-apiserver": (), "CiliumCIDRGroup g": (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))}
 
 ELEMENTS = [
     # peers: absent, empty, everything in the namespace
@@ -100,6 +103,11 @@ ELEMENTS = [
     ("{fromCIDR: [10.0.0.1, 10.1.2.3/8]}", "allow 10.0.0.1/32 OUTSIDE, 10.0.0.0/8 OUTSIDE : *"),
     ("{fromCIDR: ['fd00::1', '::/0']}", "allow fd00::1/128 OUTSIDE, ::/0 OUTSIDE : *"),
     ("{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]}", "allow 10.0.0.0/8-10.1.0.0/16 OUTSIDE : *"),
+    ("{fromCIDRSet: [{cidrGroupRef: g}]}", "allow 192.0.2.0/24 OUTSIDE, 2001:db8::/32 OUTSIDE : *"),
+    (
+        "{fromCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: g, except: [192.0.2.1/32]}]}",
+        "allow 10.0.0.0/8 OUTSIDE, 192.0.2.0/24-192.0.2.1/32 OUTSIDE, 2001:db8::/32-192.0.2.1/32 OUTSIDE : *",
+    ),
     # requirements
     ("{fromRequires: [{matchLabels: {env: prod}}]}", "allow nobody : *"),
     ("{fromRequires: [{matchLabels: {env: prod}}], toPorts: [{ports: [{port: '80', protocol: TCP}]}]}", "allow nobody : 6/80"),
@@ -139,11 +147,6 @@ ELEMENTS = [
     # not in force yet
     ("{fromNodes: [{}]}", "allow nobody : * ! spec.ingress[0].fromNodes"),
     ("{fromGroups: [{aws: {region: r}}]}", "allow nobody : * ! spec.ingress[0].fromGroups"),
-    ("{fromCIDRSet: [{cidrGroupRef: g}]}", "allow nobody : * ! spec.ingress[0].fromCIDRSet[0].cidrGroupRef"),
-    (
-        "{fromCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: g}]}",
-        "allow 10.0.0.0/8 OUTSIDE : *; allow nobody : * ! spec.ingress[0].fromCIDRSet[1].cidrGroupRef",
-    ),
     (
         "{fromEndpoints: [{}], authentication: {mode: required}}",
         "allow k8s:NS=N : * ! spec.ingress[0].authentication",
@@ -184,7 +187,7 @@ def test_egress_mirrors_ingress(element: str, expected: str) -> None:
     assert found.default_deny == (False, True)
 
 
-NO_DENY = ("authentication", "rules:", "TLS", "cidrGroupRef", "fromNodes: [{", "fromGroups: [{")
+NO_DENY = ("authentication", "rules:", "TLS", "fromNodes: [{", "fromGroups: [{")
 
 
 @pytest.mark.parametrize(("element", "expected"), [case for case in ELEMENTS if not any(word in case[0] for word in NO_DENY)])
@@ -228,8 +231,8 @@ def test_egress_only(element: str, expected: str) -> None:
             "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : * ! spec.egressDeny[0].toServices",
         ),
         (
-            "{toCIDRSet: [{cidrGroupRef: g}], toPorts: [{ports: [{port: '80', protocol: tcp}]}]}",
-            "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : 6/80 ! spec.egressDeny[0].toCIDRSet[0].cidrGroupRef",
+            "{toCIDRSet: [{cidrGroupRef: unknown}], toPorts: [{ports: [{port: '80', protocol: tcp}]}]}",
+            "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : 6/80",
         ),
     ],
 )
@@ -410,9 +413,28 @@ def test_an_api_server_is_an_identity_or_an_address(element: str) -> None:
     drafts = drafts_of(policy(f"egress: [{element}]"), cluster="blue")
     everywhere = "reserved:kube-apiserver=, 192.0.2.1/32 OUTSIDE, 2001:db8::1/128 OUTSIDE : *"
     assert [rule(each) for each in resolve(drafts, groups)[0].rules] == [f"allow {everywhere}"]
-    assert [rule(each) for each in resolve(drafts)[0].rules] == ["allow reserved:kube-apiserver= : *"]
+    (unknown,) = resolve(drafts)
+    assert [rule(each) for each in unknown.rules] == ["allow reserved:kube-apiserver= : *"]
+    assert unknown.unenforced == ("spec.egress[0] (there is no kube-apiserver)",)
     denying = drafts_of(policy(f"egressDeny: [{element}]"), cluster="blue")
     assert [rule(each) for each in resolve(denying, groups)[0].rules] == [f"deny {everywhere}"]
+
+
+def test_a_group_that_is_not_there_is_nobody_and_is_told() -> None:
+    """What stands beside it holds; a group that is there and empty is nobody too, and nothing to be told."""
+    spec = "egress: [{toCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: h}]}, {toCIDRSet: [{cidrGroupRef: h}]}]"
+    drafts = drafts_of(policy(spec), cluster="blue")
+    (missing,), (empty,) = resolve(drafts), resolve(drafts, {"CiliumCIDRGroup h": ()})
+    for found in (missing, empty):
+        assert [rule(each) for each in found.rules] == ["allow 10.0.0.0/8 OUTSIDE : *", "allow nobody : *"]
+        assert found.default_deny == (False, True)
+    assert missing.unenforced == (
+        "spec.egress[0].toCIDRSet[1].cidrGroupRef (there is no CiliumCIDRGroup h)",
+        "spec.egress[1].toCIDRSet[0].cidrGroupRef (there is no CiliumCIDRGroup h)",
+    )
+    assert empty.unenforced == ()
+    denying = drafts_of(policy("egressDeny: [{toCIDRSet: [{cidrGroupRef: h}]}]"), cluster="blue")
+    assert rule(resolve(denying, {"CiliumCIDRGroup h": ()})[0].rules[0]) == "deny nobody : *"
 
 
 def test_the_cluster_has_its_api_servers_within() -> None:
