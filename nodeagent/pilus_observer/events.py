@@ -105,7 +105,7 @@ class Decoder:
             path=self.words.path(record["path"]),
             reason_number=reason,
             reason=self.words.reason(reason) if reason else None,
-            direction=self.words.direction(record["hook"], reason, record["direction"]),
+            direction=self.words.direction(record["hook"], reason, record["direction"], record["rule"]),
             family=family,
             protocol=number,
             source=end("source"),

@@ -80,9 +80,10 @@ class Words:
     def hook_direction(self, hook: int) -> str | None:
         return _HOOK_DIRECTIONS.get(self.hook(hook))
 
-    def direction(self, hook: int, reason: int, decided: int) -> str | None:
-        """Whose policy dropped it, else which way the hook's packets go: a program that asked no policy leaves `decided` zero."""
-        return self._directions.get(decided) if reason in self._of_policy else self.hook_direction(hook)
+    def direction(self, hook: int, reason: int, decided: int, rule: int) -> str | None:
+        """Whose policy decided, else which way the hook's packets go: a program that asked no policy leaves `decided` zero."""
+        by_policy = reason in self._of_policy or (rule and not reason)
+        return self._directions.get(decided) if by_policy else self.hook_direction(hook)
 
     def flow_reason(self, number: int) -> str:
         """The reason's name in the flow tools' metrics."""

@@ -50,19 +50,20 @@ def test_reason(description: dict[str, Any], number: int, text: str, flow: str) 
 
 
 @pytest.mark.parametrize(
-    ("hook", "reason", "decided", "direction"),
+    ("hook", "reason", "decided", "rule", "direction"),
     [
-        ("POD_FROM", 132, 0, "egress"),  # nobody's policy was asked: the way of the hook
-        ("POD_TO", 203, 0, "ingress"),
-        ("POD_FROM", 133, 0, "ingress"),  # the receiver's policy, asked at the sender's hook
-        ("POD_FROM", 181, 1, "egress"),
-        ("OVERLAY_FROM", 0, 0, "ingress"),
-        ("OVERLAY_TO", 0, 0, "egress"),
+        ("POD_FROM", 132, 0, 0, "egress"),  # nobody's policy was asked: the way of the hook
+        ("POD_TO", 203, 0, 0, "ingress"),
+        ("POD_FROM", 133, 0, 0, "ingress"),  # the receiver's policy, asked at the sender's hook
+        ("POD_FROM", 181, 1, 3, "egress"),
+        ("POD_FROM", 0, 0, 1, "ingress"),  # passed by a rule of the receiver's
+        ("OVERLAY_FROM", 0, 0, 0, "ingress"),
+        ("OVERLAY_TO", 0, 0, 0, "egress"),
     ],
 )
-def test_direction(description: dict[str, Any], hook: str, reason: int, decided: int, direction: str) -> None:
+def test_direction(description: dict[str, Any], hook: str, reason: int, decided: int, rule: int, direction: str) -> None:
     number = description["enums"]["pilus_hook"][f"PILUS_HOOK_{hook}"]
-    assert Words(description).direction(number, reason, decided) == direction
+    assert Words(description).direction(number, reason, decided, rule) == direction
 
 
 def test_newer_programs_are_no_error(description: dict[str, Any]) -> None:
