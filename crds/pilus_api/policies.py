@@ -15,7 +15,7 @@ from pilus_api.errors import InvalidError
 from pilus_api.policy_kubernetes import network_policy
 from pilus_api.policy_peers import Place, element_peers
 from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
-from pilus_api.policy_requires import Demand, Draft, resolve
+from pilus_api.policy_requires import Demand, Draft, groups_of, resolve
 from pilus_api.policy_selectors import NOBODY, governs_init, subject
 from pilus_api.resources.ciliumnetworkpolicy import (
     CiliumClusterwideNetworkPolicy,
@@ -31,7 +31,7 @@ from pilus_api.resources.model import Resource, parse
 from pilus_api.resources.networkpolicy import NetworkPolicy
 from pilus_api.rules import Direction, Origin, Policy, Ports, Rule
 
-__all__ = ["Draft", "drafts_of", "policies_of", "resolve"]
+__all__ = ["Draft", "drafts_of", "groups_of", "policies_of", "resolve"]
 
 Element = IngressRule | IngressDenyRule | EgressRule | EgressDenyRule
 

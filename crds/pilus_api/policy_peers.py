@@ -11,12 +11,12 @@ from typing import Final
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
 from pilus_api.labels import SOURCE_RESERVED
-from pilus_api.policy_selectors import API_SERVER, entity, peer
+from pilus_api.policy_selectors import API_SERVER, entity, peer, requirements
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
-from pilus_api.rules import API_SERVERS, AddressGroup, AddressPeer, Peer, Scope, cidr_group
-from pilus_api.selectors import Selector, equals
+from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, CidrGroup, Peer, Scope, Services
+from pilus_api.selectors import Selector, equals, selector
 
 OUTSIDE: Final = tuple(AddressPeer(ip_network(text), (), Scope.OUTSIDE) for text in ("0.0.0.0/0", "::/0"))
 _NODES: Final = (Selector((equals(SOURCE_RESERVED, "remote-node", ""),)),)
@@ -81,8 +81,17 @@ def _unique(peers: Iterable[Peer]) -> tuple[Peer, ...]:
 def _cidr_rule(rule: CidrRule, path: str) -> Peer:
     excepted = tuple(parse_prefix(text) for text in rule.except_ or ())
     if rule.cidr is None:  # the model has seen that there is one of the two
-        return AddressGroup(cidr_group(rule.cidr_group_ref or ""), f"{path}.cidrGroupRef", excepted)
+        return AddressGroup(CidrGroup(rule.cidr_group_ref or ""), f"{path}.cidrGroupRef", excepted)
     return AddressPeer(parse_prefix(rule.cidr), excepted, Scope.OUTSIDE)
+
+
+def _service_groups(held: Service, path: str) -> Iterable[AddressGroup]:
+    """An entry names a Service, or selects some, or both. One that says neither is nobody."""
+    if (named := held.k8s_service) is not None and named.service_name:
+        yield AddressGroup(Services(named.namespace or "", named.service_name), f"{path}.k8sService")
+    if (selected := held.k8s_service_selector) is not None:
+        wanted = selector(*requirements(selected.selector, f"{path}.k8sServiceSelector.selector"))
+        yield AddressGroup(Services(selected.namespace or "", labels=wanted), f"{path}.k8sServiceSelector")
 
 
 def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peers:
@@ -105,13 +114,15 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
     for name in held.entities or ():
         found += entity(name, place.cluster)
     if API_SERVER in found:  # one outside the cluster has no identity: it is known by its address
-        found.append(AddressGroup(API_SERVERS, place.path))
+        found.append(AddressGroup(ApiServers(), place.path))
     found += [_cidr_rule(rule, f"{place.path}.{held.prefix}CIDRSet[{index}]") for index, rule in enumerate(held.cidr_set or ())]
+
+    for index, service in enumerate(held.services or ()):
+        found += _service_groups(service, f"{place.path}.toServices[{index}]")
 
     unenforced = []
     later: list[tuple[str, Sequence[object] | None, tuple[Peer, ...]]] = [
-        ("Nodes", held.nodes, _NODES), ("Groups", held.groups, OUTSIDE), ("Services", held.services, OUTSIDE),
-        ("FQDNs", held.fqdns, ()),
+        ("Nodes", held.nodes, _NODES), ("Groups", held.groups, OUTSIDE), ("FQDNs", held.fqdns, ()),
     ]  # fmt: skip
     for field, entries, all_of_them in later:
         if entries:

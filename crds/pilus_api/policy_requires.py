@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pilus_api.policy_peers import OUTSIDE
-from pilus_api.rules import AddressGroup, AddressPeer, Direction, Network, Peer, Policy, Rule, Scope
+from pilus_api.rules import AddressGroup, AddressPeer, Direction, GroupName, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import Operator, Requirement, Selector, selector
 
 _OPPOSITE: Final = {
@@ -23,7 +23,7 @@ _OPPOSITE: Final = {
 
 
 # Addresses by the name of their group.
-Groups = Mapping[str, tuple[Network, ...]]
+Groups = Mapping[GroupName, tuple[Network, ...]]
 _NO_GROUPS: Final[Groups] = {}
 
 
@@ -105,6 +105,12 @@ def _members(peer: Peer, groups: Groups, deny: bool) -> Iterable[Peer]:
     if known is None:
         return OUTSIDE if deny else ()
     return (AddressPeer(network, peer.excepted, Scope.OUTSIDE) for network in known)
+
+
+def groups_of(drafts: Iterable[Draft]) -> set[GroupName]:
+    """The groups that the drafts speak of."""
+    rules = (rule for draft in drafts for rule in draft.policy.rules)
+    return {peer.name for rule in rules for peer in rule.peers or () if isinstance(peer, AddressGroup)}
 
 
 def _grouped(policy: Policy, groups: Groups) -> Policy:

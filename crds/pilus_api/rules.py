@@ -8,7 +8,6 @@ entities are selectors, `fromRequires` is merged, an absent field is not an empt
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
 
 from pilus_api.selectors import Selector
 
@@ -54,23 +53,48 @@ class AddressPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class Services:
+    """Services without a selector: somebody writes the addresses behind them by hand. "" and None: any."""
+
+    namespace: str
+    name: str = ""
+    labels: Selector | None = None
+
+    def __str__(self) -> str:
+        found = f"Service {self.namespace or '*'}/{self.name or '*'} without a selector"
+        return f"{found} and with these labels" if self.labels else found
+
+
+@dataclass(frozen=True, slots=True)
+class CidrGroup:
+    """A CiliumCIDRGroup."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"CiliumCIDRGroup {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServers:
+    """The API servers that are on no node."""
+
+    def __str__(self) -> str:
+        return "kube-apiserver"
+
+
+GroupName = Services | CidrGroup | ApiServers
+
+
+@dataclass(frozen=True, slots=True)
 class AddressGroup:
     """Addresses outside the cluster that go by a name, and change, without those of `excepted`. It must be resolved before it is
     compiled. `path` is the field that speaks of it.
     """
 
-    name: str
+    name: GroupName
     path: str
     excepted: tuple[Network, ...] = ()
-
-
-# The name of the group of API servers outside the cluster.
-API_SERVERS: Final = "kube-apiserver"
-
-
-def cidr_group(name: str) -> str:
-    """The name of the group that a CiliumCIDRGroup is."""
-    return f"CiliumCIDRGroup {name}"
 
 
 # Who: an identity that the selector selects. Where: an address.

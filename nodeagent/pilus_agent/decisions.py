@@ -34,7 +34,7 @@ from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
 from pilus_api.identities import HOST, INIT, KUBE_APISERVER, RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels
-from pilus_api.rules import API_SERVERS
+from pilus_api.rules import ApiServers, Services
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -72,6 +72,7 @@ class Decisions:
         self._given_up: set[str] = set()
         self._nodes_changed = True
         self._ranges_moved = True
+        self._services_changed = True
         self._identities_changed = True
         self._frozen = False
         self._slices_changed: set[str] = set()
@@ -95,8 +96,10 @@ class Decisions:
                 self._slices_changed.add(key)
             case "cnp" | "ccnp" | "knp" | "cidrgroups":
                 self.policy.put(kind, key, fact)
+                self._services_changed = True  # it may speak of other ones
             case "services" | "endpointslices":
                 self.services.put(kind, key, fact)
+                self._services_changed = True
                 if kind == "endpointslices" and key == API_SERVER_SLICE:
                     self._nodes_changed = True
             case "claims":
@@ -187,9 +190,8 @@ class Decisions:
         """Outside the cluster they are known by address; on another node by identity 7; on this one by its own identity."""
         said = self.services.addresses(API_SERVER_SLICE)
         addresses = said or frozenset()
-        networks = sorted((ip_network(address) for address in addresses), key=lambda network: (network.version, network))
         # Without Kubernetes, where nothing is claimed, it is certain that there is none.
-        self.policy.group(API_SERVERS, None if said is None and self._claimed else tuple(networks))
+        self.policy.group(ApiServers(), None if said is None and self._claimed else _networks(addresses))
         own = self.own
         here = own is not None and not addresses.isdisjoint(own.addresses)
         labels = tuple(sorted({*RESERVED[HOST], *(RESERVED[KUBE_APISERVER][:1] if here else ())}))
@@ -198,7 +200,20 @@ class Decisions:
             self.policy.identity(HOST, labels)
         return addresses
 
+    def _place_services(self) -> None:
+        """Policies may mean the addresses behind a Service that selects no pods."""
+        if not self._services_changed:
+            return
+        self._services_changed = False
+
+        def meant(wanted: Services) -> tuple[Network, ...] | None:
+            found = self.services.meant(wanted)
+            return None if found is None else _networks(found)
+
+        self.policy.place_services(meant)
+
     def decide_endpoints(self) -> None:
+        self._place_services()
         labels: dict[str, Labels] = {}
         for key, attachment in self.facts.attachments.items():
             pod = self._pod_of(attachment)
@@ -317,6 +332,10 @@ class Decisions:
         return (_MASQUERADE_IPV4 if held.enable_ipv4 and held.enable_ipv4_masquerade else 0) | (
             _MASQUERADE_IPV6 if held.enable_ipv6 and held.enable_ipv6_masquerade else 0
         )
+
+
+def _networks(addresses: Iterable[Address]) -> tuple[Network, ...]:
+    return tuple(sorted(map(ip_network, addresses), key=lambda network: (network.version, network)))
 
 
 def _put(held: dict[str, Any], key: str, fact: Any) -> None:

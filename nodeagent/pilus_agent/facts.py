@@ -99,6 +99,8 @@ class Service:
     ports: tuple[ServicePort, ...] = ()
     local_only: bool = False  # internalTrafficPolicy: Local
     affinity: bool = False  # sessionAffinity: ClientIP
+    selects: bool = True  # pods; else somebody writes its endpoints by hand
+    labels: Labels = ()
 
 
 @dataclass(frozen=True, slots=True)

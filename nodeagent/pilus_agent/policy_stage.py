@@ -4,7 +4,7 @@ In: policy objects, identities, this node's endpoints. Out: who is governed by w
 object. An object that makes no sense leaves what it meant before in force.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from pilus_agent.tables import Tables
 from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
-from pilus_api.policies import Draft, drafts_of, resolve
-from pilus_api.rules import Direction, Network, Origin, Policy, cidr_group
+from pilus_api.policies import Draft, drafts_of, groups_of, resolve
+from pilus_api.rules import CidrGroup, Direction, GroupName, Network, Origin, Policy, Services
 from pilus_api.selectors import EVERYTHING, exists, selector
 from pilus_api.settings import Settings
 
@@ -57,7 +57,7 @@ class PolicyStage:
         self._drafts: dict[str, tuple[Draft, ...]] = {}
         self._errors: dict[str, str] = {}
         self._unenforced: dict[str, tuple[str, ...]] = {}
-        self._groups: dict[str, tuple[Network, ...]] = {}
+        self._groups: dict[GroupName, tuple[Network, ...]] = {}
         self._changed = True
         self._sources: set[str] = set()
         self._good: dict[str, PolicyName] = {}
@@ -80,7 +80,7 @@ class PolicyStage:
     def put(self, kind: str, key: str, fact: Any) -> None:
         """A policy object, or a group's addresses; None: it has gone."""
         if kind == "cidrgroups":
-            self.group(cidr_group(key), fact)
+            self.group(CidrGroup(key), fact)
         else:
             self._put_policy(kind, key, fact)
 
@@ -104,7 +104,7 @@ class PolicyStage:
         self._drafts[name] = drafts
         self._changed = True
 
-    def group(self, name: str, members: tuple[Network, ...] | None) -> None:
+    def group(self, name: GroupName, members: tuple[Network, ...] | None) -> None:
         """The addresses of an AddressGroup now; None: there is none of that name."""
         if self._groups.get(name) == members:
             return
@@ -113,6 +113,13 @@ class PolicyStage:
         else:
             self._groups[name] = members
         self._changed = True
+
+    def place_services(self, meant: Callable[[Services], tuple[Network, ...] | None]) -> None:
+        """Ask anew for the addresses behind the Services that policies speak of."""
+        named = {name for drafts in self._drafts.values() for name in groups_of(drafts)}
+        for name in named | self._groups.keys():
+            if isinstance(name, Services):
+                self.group(name, meant(name) if name in named else None)
 
     def identity(self, number: Identity, labels: Labels | None) -> None:
         if labels is None:

@@ -12,6 +12,7 @@ from pilus_agent.bind.services import ServiceRows
 from pilus_agent.desired.services import ServiceTable
 from pilus_agent.facts import Address, EndpointSlice, Service
 from pilus_agent.tables import Tables
+from pilus_api.rules import Services
 
 _log = structlog.get_logger(__name__)
 Item = dict[str, Any]
@@ -47,6 +48,10 @@ class ServiceStage:
     def addresses(self, name: str) -> frozenset[Address] | None:
         """All that an EndpointSlice (namespace/name) lists; None: there is none."""
         return self._table.addresses(name)
+
+    def meant(self, wanted: Services) -> frozenset[Address] | None:
+        """The addresses behind Services without a selector; None: there is no such Service."""
+        return self._table.meant(wanted)
 
     def restore(self, held: Mapping[str, Mapping[bytes, bytes]], tables: Tables) -> None:
         """What the kernel holds from an earlier agent: `backends` of the two tables."""

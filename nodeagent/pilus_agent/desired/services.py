@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final
 
 from pilus_agent.facts import Address, EndpointSlice, Service, ServiceEndpoint, ServicePort
+from pilus_api.rules import Services
 
 TCP: Final = 6
 UDP: Final = 17
@@ -134,6 +135,21 @@ class ServiceTable:
     def addresses(self, key: str) -> frozenset[Address] | None:
         held = self._slices.get(key)
         return frozenset(endpoint.address for endpoint in held.endpoints) if held else None
+
+    def meant(self, wanted: Services) -> frozenset[Address] | None:
+        """The addresses behind Services without a selector; None: there is no such Service."""
+        keys = [
+            key
+            for key, service in self.services.items()
+            if not service.selects
+            and wanted.namespace in ("", service.namespace)
+            and wanted.name in ("", service.name)
+            and (wanted.labels is None or wanted.labels.matches(service.labels))
+        ]
+        if not keys:
+            return None
+        slices = (self._slices[name] for key in keys for name in self._of.get(key, ()))
+        return frozenset(endpoint.address for held in slices for endpoint in held.endpoints)
 
     # -- deciding ----------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from pilus_agent.facts import Address, EndpointSlice, Service, ServiceEndpoint, ServicePort
 from pilus_agent.sources.kubernetes import Kind, Raw, address_of
+from pilus_api.labels import SOURCE_KUBERNETES, Label, Labels
 
 _PROTOCOLS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _SERVICE_NAME: Final = "kubernetes.io/service-name"
@@ -34,6 +35,11 @@ def _cluster_addresses(spec: Raw) -> tuple[Address, ...]:
     return tuple(address for address in found if address is not None)
 
 
+def _labels(held: object) -> Labels:
+    pairs = held.items() if isinstance(held, dict) else ()
+    return tuple(sorted(Label(SOURCE_KUBERNETES, str(key), str(value)) for key, value in pairs))
+
+
 def service_of(raw: Raw) -> Service:
     """A Service."""
     metadata, spec = raw["metadata"], raw.get("spec") or {}
@@ -45,6 +51,8 @@ def service_of(raw: Raw) -> Service:
         ports=_ports(spec.get("ports")),
         local_only=spec.get("internalTrafficPolicy") == "Local",
         affinity=spec.get("sessionAffinity") == "ClientIP",
+        selects=bool(spec.get("selector")),
+        labels=_labels(metadata.get("labels")),
     )
 
 

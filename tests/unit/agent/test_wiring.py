@@ -35,7 +35,7 @@ from pilus_agent import writer
 from pilus_agent.datapath.links import LinkError
 from pilus_agent.desired.endpoints import INGRESS_ENFORCED, READY, State
 from pilus_agent.desired.nodes import LOCAL, NODE, POD
-from pilus_agent.facts import EndpointSlice, Node, ServiceEndpoint
+from pilus_agent.facts import EndpointSlice, Node, Service, ServiceEndpoint
 from pilus_agent.wiring import NEEDED
 from pilus_api.identities import HOST, INIT, KUBE_APISERVER, REMOTE_NODE, RESERVED
 
@@ -453,6 +453,36 @@ async def test_an_api_server_outside_is_reached_by_its_address(kernel: FakeKerne
             used = {value["policy"] for _, value in world.rows("endpoints")}
             held = [key["address"][:4] for key, _ in world.rows("cidrs") if key["policy"] in used]
             assert held == [ip_address(address).packed]
+
+
+async def test_a_policy_means_the_addresses_behind_a_service_without_selector(kernel: FakeKernel) -> None:
+    """By its name; with a selector it means nobody, and the Service's own address is never meant."""
+    world = populated(kernel)
+    spec = {"endpointSelector": {}, "egress": [{"toServices": [{"k8sService": {"serviceName": "old", "namespace": "default"}}]}]}
+    world.wiring.put("cnp", "default/let", policy("let", spec))
+
+    def allowed() -> set[str]:
+        used = {value["policy"] for _, value in world.rows("endpoints")}
+        return {str(ip_address(key["address"][:4])) for key, _ in world.rows("cidrs") if key["policy"] in used}
+
+    def behind(*addresses: str) -> EndpointSlice:
+        return EndpointSlice("default/old", endpoints=tuple(ServiceEndpoint(ip_address(address)) for address in addresses))
+
+    async with world.running():
+        await world.realise()
+        assert allowed() == set()
+        assert "there is no Service default/old" in world.wiring.policy.acknowledgements("")[0]["unenforced"][0]
+        world.wiring.put("services", "default/old", Service("default", "old", addresses=(ip_address("10.96.0.9"),), selects=False))
+        world.wiring.put("endpointslices", "default/old-1", behind("203.0.113.1", "203.0.113.2"))
+        await world.realise()
+        assert allowed() == {"203.0.113.1", "203.0.113.2"}
+        assert world.wiring.policy.acknowledgements("")[0]["unenforced"] == []
+        world.wiring.put("endpointslices", "default/old-1", behind("203.0.113.2"))
+        await world.realise()
+        assert allowed() == {"203.0.113.2"}
+        world.wiring.put("services", "default/old", Service("default", "old"))
+        await world.realise()
+        assert allowed() == set()
 
 
 async def test_a_node_without_range_waits_for_it(kernel: FakeKernel) -> None:

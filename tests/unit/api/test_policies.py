@@ -9,7 +9,19 @@ import yaml
 from pilus_api.errors import InvalidError
 from pilus_api.labels import Labels, parse_label
 from pilus_api.policies import drafts_of, policies_of, resolve
-from pilus_api.rules import AddressPeer, Direction, Peer, Policy, Ports, Rule
+from pilus_api.rules import (
+    AddressPeer,
+    ApiServers,
+    CidrGroup,
+    Direction,
+    GroupName,
+    Network,
+    Peer,
+    Policy,
+    Ports,
+    Rule,
+    Services,
+)  # fmt: skip
 from pilus_api.selectors import Operator, Requirement, Selector
 
 SIGNS = {Operator.IN: "=", Operator.NOT_IN: "!="}
@@ -55,8 +67,13 @@ def compiled(spec: str | dict[str, Any], *, clusterwide: bool = False) -> Policy
     return found
 
 
-# An API server that is on a node, and a CiliumCIDRGroup.
-GROUPS = {"kube-apiserver": (), "CiliumCIDRGroup g": (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))}
+# An API server that is on a node, a CiliumCIDRGroup, and Services without selectors.
+GROUPS: dict[GroupName, tuple[Network, ...]] = {
+    ApiServers(): (),
+    CidrGroup("g"): (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")),
+    Services("", "a"): (ip_network("192.0.2.1/32"),),
+    Services("M", labels=Selector((Requirement("any", "x", Operator.IN, ("y",)),))): (ip_network("192.0.2.2/32"),),
+}
 
 ELEMENTS = [
     # peers: absent, empty, everything in the namespace
@@ -200,7 +217,13 @@ def test_deny_reads_as_allow_does(element: str, expected: str) -> None:
 EGRESS_ONLY = [
     ("{toFQDNs: [{matchName: a.b}]}", "allow nobody : * ! spec.egress[0].toFQDNs"),
     ("{toFQDNs: []}", "allow nobody : *"),
-    ("{toServices: [{k8sService: {serviceName: a}}]}", "allow nobody : * ! spec.egress[0].toServices"),
+    ("{toServices: [{k8sService: {serviceName: a}}]}", "allow 192.0.2.1/32 OUTSIDE : *"),
+    ("{toServices: [{k8sService: {serviceName: a, namespace: other}}]}", "allow nobody : *"),
+    (
+        "{toServices: [{k8sService: {serviceName: a}}, {k8sServiceSelector: {selector: {matchLabels: {x: y}}, namespace: M}}]}",
+        "allow 192.0.2.1/32 OUTSIDE, 192.0.2.2/32 OUTSIDE : *",
+    ),
+    ("{toServices: [{}]}", "allow nobody : *"),
     (
         "{toPorts: [{ports: [{port: '53', protocol: UDP}], rules: {dns: [{matchPattern: '*'}]}}]}",
         "allow * : 17/53 ! spec.egress[0].toPorts[0].rules.dns",
@@ -227,8 +250,8 @@ def test_egress_only(element: str, expected: str) -> None:
         ("{toNodes: [{}]}", "deny reserved:remote-node= : * ! spec.egressDeny[0].toNodes"),
         ("{toGroups: [{aws: {region: r}}]}", "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : * ! spec.egressDeny[0].toGroups"),
         (
-            "{toServices: [{k8sService: {serviceName: a}}]}",
-            "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : * ! spec.egressDeny[0].toServices",
+            "{toServices: [{k8sService: {serviceName: unknown}}]}",
+            "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : *",
         ),
         (
             "{toCIDRSet: [{cidrGroupRef: unknown}], toPorts: [{ports: [{port: '80', protocol: tcp}]}]}",
@@ -409,7 +432,7 @@ def test_requirements_of_deny_bind_deny() -> None:
 )
 def test_an_api_server_is_an_identity_or_an_address(element: str) -> None:
     """On a node it has identity 7 (or the host's, here); outside the cluster it is where it says that it is, and nowhere else."""
-    groups = {"kube-apiserver": (ip_network("192.0.2.1"), ip_network("2001:db8::1"))}
+    groups: dict[GroupName, tuple[Network, ...]] = {ApiServers(): (ip_network("192.0.2.1"), ip_network("2001:db8::1"))}
     drafts = drafts_of(policy(f"egress: [{element}]"), cluster="blue")
     everywhere = "reserved:kube-apiserver=, 192.0.2.1/32 OUTSIDE, 2001:db8::1/128 OUTSIDE : *"
     assert [rule(each) for each in resolve(drafts, groups)[0].rules] == [f"allow {everywhere}"]
@@ -424,7 +447,7 @@ def test_a_group_that_is_not_there_is_nobody_and_is_told() -> None:
     """What stands beside it holds; a group that is there and empty is nobody too, and nothing to be told."""
     spec = "egress: [{toCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: h}]}, {toCIDRSet: [{cidrGroupRef: h}]}]"
     drafts = drafts_of(policy(spec), cluster="blue")
-    (missing,), (empty,) = resolve(drafts), resolve(drafts, {"CiliumCIDRGroup h": ()})
+    (missing,), (empty,) = resolve(drafts), resolve(drafts, {CidrGroup("h"): ()})
     for found in (missing, empty):
         assert [rule(each) for each in found.rules] == ["allow 10.0.0.0/8 OUTSIDE : *", "allow nobody : *"]
         assert found.default_deny == (False, True)
@@ -434,10 +457,10 @@ def test_a_group_that_is_not_there_is_nobody_and_is_told() -> None:
     )
     assert empty.unenforced == ()
     denying = drafts_of(policy("egressDeny: [{toCIDRSet: [{cidrGroupRef: h}]}]"), cluster="blue")
-    assert rule(resolve(denying, {"CiliumCIDRGroup h": ()})[0].rules[0]) == "deny nobody : *"
+    assert rule(resolve(denying, {CidrGroup("h"): ()})[0].rules[0]) == "deny nobody : *"
 
 
 def test_the_cluster_has_its_api_servers_within() -> None:
     drafts = drafts_of(policy("egress: [{toEntities: [cluster]}]"), cluster="blue")
-    (found,) = resolve(drafts, {"kube-apiserver": (ip_network("192.0.2.1"),)})
+    (found,) = resolve(drafts, {ApiServers(): (ip_network("192.0.2.1"),)})
     assert rule(found.rules[0]).endswith("k8s:CLUSTER=blue, 192.0.2.1/32 OUTSIDE : *")

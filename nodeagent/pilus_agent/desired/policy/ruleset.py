@@ -133,7 +133,7 @@ def _peer(peer: Peer) -> list[object]:
     if isinstance(peer, Selector):
         return [[each.source, each.key, each.operator, each.values] for each in peer.requirements]
     if isinstance(peer, AddressGroup):
-        return [peer.name, "group"]
+        return [str(peer.name), "group"]
     return [str(peer.prefix), [str(network) for network in peer.excepted], peer.scope, "address"]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from pilus_agent.facts import EndpointSlice, Service, ServiceEndpoint, ServicePort
 from pilus_agent.sources.services import KINDS, endpoint_slice_of, service_of
+from pilus_api.labels import Label
 
 
 def service(**spec: Any) -> Service:
@@ -31,6 +32,7 @@ def test_a_service() -> None:
         "ClusterIP",
         (ip_address("10.96.0.10"), ip_address("fd00:96::10")),
         (ServicePort("dns", 17, 53), ServicePort("", 6, 80)),
+        selects=False,
     )
 
 
@@ -49,6 +51,13 @@ def test_a_service() -> None:
 )
 def test_cluster_addresses(spec: dict[str, Any], addresses: list[str]) -> None:
     assert [str(address) for address in service(**spec).addresses] == addresses
+
+
+def test_who_selects_pods_and_how_it_is_labelled() -> None:
+    assert service(selector={"app": "web"}).selects
+    assert not service(selector={}).selects
+    raw = {"metadata": {"namespace": "default", "name": "web", "labels": {"b": "2", "a": "1"}}, "spec": {}}
+    assert service_of(raw).labels == (Label("k8s", "a", "1"), Label("k8s", "b", "2"))
 
 
 @pytest.mark.parametrize(
