@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 import aiohttp
 import yaml
 
+from pilus_api.decode import decode
 from pilus_api.errors import InvalidError, PilusError, TemporaryError
 
 Object = dict[str, Any]
@@ -231,11 +232,11 @@ class Connection:
                 if answer.status >= 400:
                     if answer.status == 401:
                         self._token_read = float("-inf")
-                    text = await answer.text(errors="replace")
+                    raw = await answer.read()
                     try:
-                        held = json.loads(text)
+                        held = decode(raw)
                     except ValueError:
-                        held = {"message": text[:200]}
+                        held = {"message": raw[:200].decode(errors="replace")}
                     raise error_from(answer.status, held, what, answer.headers.get("Retry-After", ""))
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -245,7 +246,7 @@ class Connection:
         async with self.open(method, path, **options) as answer:
             raw = await answer.read()
         try:
-            held = json.loads(raw)
+            held = decode(raw)
         except ValueError as error:
             raise Unavailable(f"{method} {path}: the answer is no JSON") from error
         return held if isinstance(held, dict) else {}

@@ -7,7 +7,6 @@ waits, and goes on where it was, or lists again. Objects are raw JSON, pruned on
 
 import asyncio
 import contextlib
-import json
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import aiohttp
 import structlog
 
 from pilus_api.connection import ApiError, Connection, Expired, Object, Unavailable, error_from
+from pilus_api.decode import decode
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ class _Watcher(Generic[T]):
             async with self._connection.open("GET", self._path, params=params, limits=_LIST_TIMEOUT) as answer:
                 raw = await answer.read()
             try:
-                page = json.loads(raw)
+                page = decode(raw)
                 metadata, items = page["metadata"], [(key_of(item), item) for item in page.get("items") or ()]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise Unavailable(f"GET {self._path}: the list makes no sense: {error!r}") from error
@@ -182,7 +182,7 @@ class _Watcher(Generic[T]):
 
     def _digest(self, line: bytes) -> Iterator[Event[T]]:
         try:
-            change = json.loads(line)
+            change = decode(line)
             kind, raw = change["type"], change["object"]
             if kind == "ERROR":
                 raise error_from(int(raw.get("code") or 500), raw, f"watch {self._path}")

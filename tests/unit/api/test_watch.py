@@ -241,6 +241,17 @@ async def test_a_broken_line_is_watched_again_and_then_listed(broken: bytes) -> 
     assert [query["resourceVersion"] for query in server.watches] == ["1", "6"]
 
 
+async def test_cve_2023_41332_an_object_nested_without_end_is_an_object() -> None:
+    """Whoever may write a Service also writes its metadata.managedFields, up to 10,000 levels deep: RecursionError ended the
+    agent, every agent of the cluster."""
+    deep = b'{"f:a":' * 9000 + b"{}" + b"}" * 9000
+    line = change("ADDED", "deep", 6).replace(b'"namespace"', b'"managedFields": [{"fieldsV1": ' + deep + b'}], "namespace"')
+    server = Server()
+    server.scripts = [sends(line, change("ADDED", "next", 7))]
+    assert await told(server, extra=2) == ["sync", "+deep", "+next"]
+    assert len(server.lists) == 1
+
+
 async def test_refusals_and_outages_are_waited_out() -> None:
     server = Server()
     server.items, server.failures = [pod("a", 1)], [403, 404, 500, 503, 429, 401]
