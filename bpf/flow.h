@@ -140,6 +140,8 @@ pilus_always int pilus_glance_l4(void *l4, void *end, struct pilus_glance *seen)
 	if (seen->key.protocol != (seen->key.family == PILUS_FAMILY_IPV4 ? PILUS_IPPROTO_ICMP : PILUS_IPPROTO_ICMPV6) ||
 	    !pilus_is_echo(seen->key.protocol, *(u8 *)l4))
 		return PILUS_SLOW;
+	if (!*(__be16 *)(l4 + 4))	/* a request then has the key of an answer: pilus_recall() tells them apart */
+		return PILUS_SLOW;
 	if (pilus_is_echo_request(seen->key.protocol, *(u8 *)l4))
 		seen->key.source_port = *(__be16 *)(l4 + 4);
 	else

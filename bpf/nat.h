@@ -16,6 +16,7 @@
  * older kernel refuses the flag, and does what it did. */
 #define PILUS_CSUM_IPV6 128
 #define PILUS_NAT_TRIES 32		/* ports that a new connection tries, the first half by chance */
+#define PILUS_BELIEVED 65536		/* bytes around what a pod has acknowledged, in which its peer may end the connection */
 
 /* The other direction's key: `nat` stands in it for what this direction's address becomes. */
 pilus_always void pilus_pair_key(struct pilus_flow_key *to, const struct pilus_flow_key *from, const struct pilus_flow *flow)
@@ -158,19 +159,65 @@ pilus_always bool pilus_reserve(struct pilus_packet *packet, const struct pilus_
 	return true;
 }
 
+/* Of two neighbouring ports an endpoint uses one, a hash of both says which. So one pod can't take more than half of the ports
+ * towards a destination, and leaves every other pod a half of that other pod's own half, without anything to count. */
+pilus_always __be16 pilus_nat_candidate(const struct pilus_settings *now, u32 endpoint, u32 at)
+{
+	u32 count = now->nat_last - now->nat_first + 1, index = at % count, mixed;
+
+	if ((index | 1) < count) {
+		mixed = endpoint * (u32)PILUS_GENERATION_FACTOR ^ (index >> 1) * 2246822519U;
+		mixed = (mixed ^ mixed >> 15) * 3266489917U;
+		index = (index & ~1U) | mixed >> 31;
+	}
+	return bpf_htons(now->nat_first + index);
+}
+
+/* What a pod has acknowledged of its peer's, in network order; 0: nothing yet. Where the record has room for the address of a
+ * direct return, which nothing that is masqueraded has. */
+pilus_always __be32 *pilus_acknowledged(struct pilus_flow *flow)
+{
+	return &flow->direct_return.word[3];
+}
+
+/* Whether an end (FIN, RST) from the outside is believed. Anybody out there can bear the peer's address, and a record that
+ * closes is soon gone, though the pod has heard of no end (RFC 5961): its sequence number has to be near what the pod expects. */
+pilus_always bool pilus_believed(struct __sk_buff *skb, u32 l4, struct pilus_flow *forward)
+{
+	__be32 acknowledged = *pilus_acknowledged(forward), sequence;
+
+	if (!acknowledged || bpf_skb_load_bytes(skb, l4 + 4, &sequence, sizeof(sequence)))
+		return true;
+	return bpf_ntohl(sequence) - bpf_ntohl(acknowledged) + PILUS_BELIEVED <= 2 * PILUS_BELIEVED;
+}
+
+/* A pod's TCP packet says how far it has heard its peer. */
+pilus_always void pilus_heard(struct __sk_buff *skb, u32 l4, u32 tcp_flags, struct pilus_flow *forward)
+{
+	__be32 number;
+
+	if (tcp_flags & PILUS_TCP_ACK && !bpf_skb_load_bytes(skb, l4 + 8, &number, sizeof(number)))
+		*pilus_acknowledged(forward) = number;
+}
+
 /* The translation of a connection: the one it has, or a new one. Fills flow.nat_port and pair_key. */
-pilus_always int pilus_choose_port(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
+pilus_always int pilus_choose_port(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
 	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair, *held = pilus_held(&drafted->key);
-	u32 count = now->nat_last - now->nat_first + 1, seconds = pilus_seconds(), start;
+	u32 seconds = pilus_seconds(), start;
 
 	if (packet->reply) {	/* as it came: what it answers to was chosen long ago */
 		flow->nat_port = drafted->pair_key.destination_port;
 		if (packet->zone != PILUS_ZONE_UPLINK_IN || !pilus_same_address(&drafted->pair_key.destination, &flow->nat) ||
 		    (held && (held->nat_port != flow->nat_port || !pilus_same_address(&held->nat, &flow->nat))))
 			return -PILUS_DROP_NAT_NO_MAPPING;
+		if (held && packet->protocol == PILUS_IPPROTO_TCP && packet->tcp_flags & (PILUS_TCP_FIN | PILUS_TCP_RST) &&
+		    !pilus_believed(skb, packet->l4_offset, held))
+			packet->tcp_flags &= ~(PILUS_TCP_FIN | PILUS_TCP_RST);
 		return 0;
 	}
+	if (held && packet->protocol == PILUS_IPPROTO_TCP)
+		pilus_heard(skb, packet->l4_offset, packet->tcp_flags, held);
 	/* Its endpoint changes right now: there would be no way back. */
 	if (packet->uncached || !now->nat_first || now->nat_last < now->nat_first)
 		return -PILUS_DROP_NAT_NO_MAPPING;
@@ -185,12 +232,12 @@ pilus_always int pilus_choose_port(struct pilus_packet *packet, const struct pil
 		return 0;
 	}
 	/* By chance, which an attacker off the path can't foresee (RFC 6056); then one after the other, so that a small range is
-	 * tried whole. */
+	 * tried whole: by twos, one of which is the endpoint's. */
 	start = bpf_get_prandom_u32();
 	for (u32 i = 0; i < PILUS_NAT_TRIES; i++) {
-		u32 at = i < PILUS_NAT_TRIES / 2 ? bpf_get_prandom_u32() : start + i;
+		u32 at = i < PILUS_NAT_TRIES / 2 ? bpf_get_prandom_u32() : start + 2 * i;
 
-		if (pilus_reserve(packet, now, drafted, bpf_htons(now->nat_first + at % count), seconds)) {
+		if (pilus_reserve(packet, now, drafted, pilus_nat_candidate(now, packet->endpoint, at), seconds)) {
 			flow->nat_port = drafted->pair_key.destination_port;
 			return 0;
 		}
@@ -218,8 +265,9 @@ pilus_always bool pilus_touch_pair(const struct pilus_flow_key *key, const struc
 }
 
 /* What pilus_fast found to be translated, and good; the packet is plain. An action, or PILUS_SLOW. */
-pilus_always int pilus_fast_translate(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_glance *seen)
+pilus_always int pilus_fast_translate(struct __sk_buff *skb, struct pilus_packet *packet, struct pilus_glance *seen)
 {
+	u32 l4 = PILUS_ETHERNET_LENGTH + (seen->key.family == PILUS_FAMILY_IPV4 ? 20 : 40);
 	u32 seconds = pilus_seconds();
 	struct pilus_flow *flow = flows.lookup(&seen->key);
 	bool young = !flow;
@@ -232,6 +280,19 @@ pilus_always int pilus_fast_translate(struct __sk_buff *skb, struct pilus_packet
 	/* The other one may be evicted while this one is used: asked for each packet, until both are safe. */
 	if ((young || flow->last_seen != seconds) && !pilus_touch_pair(&seen->key, flow, seconds))
 		return PILUS_SLOW;
+	if (seen->key.protocol == PILUS_IPPROTO_TCP) {
+		if (flow->path == PILUS_PATH_OUTSIDE) {
+			pilus_heard(skb, l4, seen->tcp_flags, flow);
+		} else if (seen->tcp_flags & (PILUS_TCP_FIN | PILUS_TCP_RST)) {
+			struct pilus_flow_key other;
+			struct pilus_flow *pair;
+
+			pilus_pair_key(&other, &seen->key, flow);
+			pair = pilus_held(&other);
+			if (pair && !pilus_believed(skb, l4, pair))
+				seen->tcp_flags &= ~(PILUS_TCP_FIN | PILUS_TCP_RST);
+		}
+	}
 	result = pilus_account(skb, seen, flow, young, seconds);
 	if (result < 0)
 		return PILUS_SLOW;
@@ -245,7 +306,7 @@ pilus_always int pilus_fast_translate(struct __sk_buff *skb, struct pilus_packet
 			pair->state = flow->state;
 	}
 	pilus_count(skb, packet->hook, 0);
-	return pilus_translate(skb, flow, &seen->key, PILUS_ETHERNET_LENGTH + (seen->key.family == PILUS_FAMILY_IPV4 ? 20 : 40), false);
+	return pilus_translate(skb, flow, &seen->key, l4, false);
 }
 
 /* -- errors about masqueraded packets ------------------------------------------------------------------------------------ */

@@ -92,5 +92,11 @@ pilus_always bool pilus_is_related(struct __sk_buff *skb, const struct pilus_pac
 	if (packet->zone == PILUS_ZONE_OVERLAY_IN)	/* of that node the peer alone, or its own stack */
 		return pilus_same_address(&held->outer, &packet->outer) &&
 		       (pilus_same_address(&packet->source, &inner.key.source) || packet->vni == PILUS_IDENTITY_REMOTE_NODE);
-	return packet->zone == PILUS_ZONE_UPLINK_IN || held->link == skb->ifindex;	/* all uplinks are one */
+	if (packet->zone == PILUS_ZONE_UPLINK_IN) {	/* all uplinks are one; of what is behind them the peer, or a node's own stack */
+		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->source);
+
+		return pilus_same_address(&packet->source, &inner.key.source) ||
+		       (known && known->flags & (PILUS_IPCACHE_NODE | PILUS_IPCACHE_ROUTER));
+	}
+	return held->link == skb->ifindex;
 }

@@ -101,6 +101,10 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 		held = pilus_held(&drafted->key);
 	if (held && pilus_expired(held, now, pilus_seconds()))
 		held = NULL;
+	/* With identifier 0 an echo's request and its answer's request have one key: who was asked may not ask. */
+	if (held && (packet->protocol == PILUS_IPPROTO_ICMP || packet->protocol == PILUS_IPPROTO_ICMPV6) &&
+	    pilus_is_echo_request(packet->protocol, packet->icmp_type) != (held->role == PILUS_FLOW_FORWARD))
+		held = NULL;
 	if (held && !pilus_same_ends(skb, packet, held)) {	/* a former pod's: this is a new connection, which takes it over */
 		if (held->path == PILUS_PATH_BACK) {	/* but from the outside nobody begins one */
 			packet->source_identity = held->source_identity;
@@ -375,7 +379,7 @@ PILUS_TAIL(PILUS_CALL_NAT, nat)
 
 	if (!packet || !now || !drafted)
 		return PILUS_ACT_SHOT;
-	result = pilus_choose_port(packet, now, drafted);
+	result = pilus_choose_port(skb, packet, now, drafted);
 	if (!result) {
 		calls.call(skb, PILUS_CALL_COMMIT);
 		result = -PILUS_DROP_MISSED_TAIL_CALL;

@@ -288,8 +288,8 @@ def test_ports_are_chosen_by_chance(uplink: TestRun, family: int) -> None:
 
 
 def test_a_full_range_is_used_up(uplink: TestRun) -> None:
-    """Sixteen ports, sixteen connections to each of many: what chance does not find, the search does."""
-    masquerading(uplink.node, nat_first=FIRST, nat_last=FIRST + 15)
+    """Thirty-two ports, half of them for one pod and destination: what chance does not find, the search does."""
+    masquerading(uplink.node, nat_first=FIRST, nat_last=FIRST + 31)
     for port in range(1, 25):
         for number in range(16):
             frame = from_pod(CLIENT, OUTSIDE[4], udp(40000 + number, port))
