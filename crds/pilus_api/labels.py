@@ -60,9 +60,20 @@ def parse_label(text: str) -> Label:
 
 
 def from_security_labels(labels: Mapping[str, str]) -> Labels:
-    """The map of CiliumIdentity's `security-labels`, `source:key` to value."""
-    parsed = (parse_label(name)._replace(value=value) for name, value in labels.items())
-    return canonical(parsed)
+    """The map of CiliumIdentity's `security-labels`, `source:key` to value. Raises InvalidError without a key.
+
+    A key is what stands behind the first colon, whatever it is: taken for `key=value`, one that ends with `=` would be another's.
+    """
+    return canonical(_security_label(name, value) for name, value in labels.items())
+
+
+def _security_label(name: str, value: str) -> Label:
+    source, colon, key = name.partition(":")
+    if not colon:
+        return parse_label(name)._replace(value=value)
+    if not key:
+        raise InvalidError(f"a label needs a key: {name!r}")
+    return Label(source, key, value)
 
 
 def security_labels(labels: Labels) -> dict[str, str]:

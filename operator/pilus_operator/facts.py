@@ -110,11 +110,18 @@ def _pairs(held: Any) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((intern(key), intern(value)) for key, value in _map(held).items() if isinstance(value, str)))
 
 
+def _text(held: Any) -> str:
+    """A number is an address to the library. Raises ValueError."""
+    if not isinstance(held, str):
+        raise ValueError(f"a {type(held).__name__} is no text")
+    return held
+
+
 def _addresses(texts: list[Any]) -> tuple[Address, ...]:
     found = []
     for text in texts:
         try:
-            found.append(ip_address(text))
+            found.append(ip_address(_text(text)))
         except ValueError:
             continue
     return tuple(found)
@@ -124,7 +131,7 @@ def _networks(texts: list[Any]) -> tuple[Network, ...]:
     found = []
     for text in texts:
         try:
-            found.append(ip_network(text))
+            found.append(ip_network(_text(text)))
         except ValueError:
             continue
     return tuple(found)

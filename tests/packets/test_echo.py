@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from scapy.packet import Packet
 from tests.packets.harness.actors import CLIENT, OTHER, WEB, Pod
 from tests.packets.harness.frames import echo, echo_reply, from_pod, routed, tcp, udp
 from tests.packets.harness.node import Rule, Side
@@ -15,8 +16,8 @@ NOBODY_IN = Side(everybody=[])
 IDENTIFIERS = [0, 1, 7, 80, 0xFFFF]
 
 
-def _passes(sender: Pod, to: Pod, family: int, layers: object) -> Step:
-    frame = from_pod(sender, to.address(family), layers)  # type: ignore[arg-type]
+def _passes(sender: Pod, to: Pod, family: int, layers: Packet) -> Step:
+    frame = from_pod(sender, to.address(family), layers)
     return Step(FromPod(sender), frame, Delivered(to, routed(frame, to=to)))
 
 

@@ -5,14 +5,15 @@ what it said before in force; the documents beside it go on. Objects are checked
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
-import yaml
 
 from pilus_agent.facts import AllocatedIdentity, Pod
+from pilus_agent.sources.documents import documents
 from pilus_agent.sources.kubernetes import Sink, cidr_group_of, namespace_of, node_of, pod_of, policy_of
 from pilus_api.errors import PilusError
 from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity
@@ -85,6 +86,8 @@ class DirectorySource:
                 stamp = (held.st_mtime_ns, held.st_size)
                 if path in self._read and self._read[path][0] == stamp:
                     continue
+                if not stat.S_ISREG(held.st_mode):  # a pipe or a device would never end
+                    raise PilusError("not a file")
                 if held.st_size > _LARGEST:
                     raise PilusError(f"more than {_LARGEST} bytes")
                 before = self._read[path][1] if path in self._read else {}
@@ -98,17 +101,21 @@ class DirectorySource:
     def _facts(self, path: Path, text: str, before: dict[Name, Any]) -> dict[Name, Any]:
         found: dict[Name, Any] = {}
         broken = False
-        for raw in _documents(path, text):
+        for raw in documents(path, text):
             if raw is None:
                 broken = True
                 continue
             try:
                 found.update(self._fact(raw))
-            except (PilusError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except (PilusError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
                 broken = True
                 name = raw.get("metadata", {}).get("name") if isinstance(raw.get("metadata"), dict) else None
                 _log.warning(
-                    "a document makes no sense, left out", path=str(path), name=name, kind=raw.get("kind"), error=str(error)
+                    "a document makes no sense, left out",
+                    path=str(path),
+                    name=_shown(name),
+                    kind=_shown(raw.get("kind")),
+                    error=f"{error!s:.300}",
                 )
         # A broken document may be any of those that were there: none of them stops being in force for it.
         return before | found if broken else found
@@ -138,7 +145,7 @@ class DirectorySource:
             pod = pod_of(named)
             netns = (metadata.get("annotations") or {}).get(NETNS_ANNOTATION, "")
             return {("pods", f"{namespace}/{name}"): pod, ("netns", f"{namespace}/{name}"): str(netns)}
-        _log.info("a kind that a directory does not need, left out", kind=kind, name=name)
+        _log.info("a kind that a directory does not need, left out", kind=_shown(kind), name=_shown(name))
         return {}
 
     def _tell(self) -> None:
@@ -173,19 +180,6 @@ class DirectorySource:
             self._sink.synced(kind)
 
 
-def _documents(path: Path, text: str) -> Iterator[Raw | None]:
-    """Each document, or None for one that can't be parsed; a broken one does not take those beside it along."""
-    for part in text.split("\n---"):
-        try:
-            held = yaml.safe_load(part.removeprefix("---"))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            _log.warning("a YAML document is broken, left out", path=str(path), error=str(error).replace("\n", " ")[:300])
-            yield None
-            continue
-        if held is None:
-            continue
-        items = held.get("items") if isinstance(held, dict) and held.get("kind") == "List" else [held]
-        for item in items if isinstance(items, list) else ():
-            if not isinstance(item, dict):
-                _log.warning("a document is no object, left out", path=str(path))
-            yield item if isinstance(item, dict) else None
+def _shown(value: object) -> str:
+    """For a log: what should be a word. Some numbers are too long to be written at all."""
+    return value[:100] if isinstance(value, str) else f"a {type(value).__name__}"
