@@ -120,7 +120,7 @@ EXPLODING = {
     "deep rules": _POLICY + "{endpointSelector: {}, ingress: " + "[" * 150 + "]" * 150 + "}",
     "a number of a million digits": "kind: Pod\nmetadata: {name: x, uid: " + "9" * 1_000_000 + "}",
     "a number by sixties": "kind: Pod\nmetadata: {name: " + "1:" * 100_000 + "1}",
-    "a million documents": "---\n" * 100_000,
+    "a hundred thousand documents": "---\n" * 100_000,
     "a name of a megabyte": f"kind: Pod\nmetadata: {{name: {'x' * 1_000_000}}}",
 }
 

@@ -22,6 +22,23 @@ Raw = Mapping[str, Any]
 HEAVIEST: Final = 200_000  # values of one document, aliases written out: an object of an API server has at most 1.5 MB
 
 
+_LONGEST: Final = 100  # characters of a number: to read one costs the square of it
+
+
+class _Loader(yaml.SafeLoader):
+    """Without numbers that nobody means."""
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    if len(str(node.value)) > _LONGEST:
+        raise yaml.constructor.ConstructorError(None, None, f"a number of more than {_LONGEST} characters", node.start_mark)
+    return yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _Loader.add_constructor(_tag, _number)
+
+
 def _weigh(held: Any, known: dict[int, int]) -> int:
     """How many values there are in it. Raises InvalidError for one without end, RecursionError for one too deep."""
     if not isinstance(held, dict | list):
@@ -37,7 +54,7 @@ def _weigh(held: Any, known: dict[int, int]) -> int:
 
 
 def _parsed(text: str) -> Any:
-    held = yaml.safe_load(text)
+    held = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
     if _weigh(held, {}) > HEAVIEST:
         raise InvalidError(f"more than {HEAVIEST} values, aliases written out")
     return held
