@@ -2,9 +2,24 @@
 
 import pytest
 from tests.packets.harness.actors import CLIENT, FAR, OTHER, OUTSIDE, THERE, WEB
-from tests.packets.harness.frames import echo, from_pod, routed, router, tcp, to_pod, tunnelled, udp
+from tests.packets.harness.frames import echo, from_pod, raw, routed, router, tcp, to_pod, tunnelled, udp
 from tests.packets.harness.node import DENY, INGRESS, Rule, Side
-from tests.packets.harness.scenario import Delivered, Dropped, FromHost, FromPod, FromTunnel, Harness, Step, ToHost, Tunnelled, play
+from tests.packets.harness.scenario import (
+    Delivered,
+    Dropped,
+    FromHost,
+    FromOutside,
+    FromPod,
+    FromTunnel,
+    Harness,
+    Point,
+    Step,
+    ToHost,
+    Tunnelled,
+    play,
+)
+from tests.packets.harness.testrun import TestRun
+from tests.packets.harness.world import masquerading
 
 pytestmark = pytest.mark.kernel
 OPEN = Side()
@@ -140,3 +155,19 @@ def test_this_host_is_always_let_in(harness: Harness, family: int) -> None:
 def test_sides_are_independent(harness: Harness, family: int) -> None:
     harness.node.reset(policies={5: (OPEN, Side(everybody=[]))}, pods={"web": 5})
     play(harness, [_ask(harness, family)])
+
+
+@pytest.mark.parametrize("sender", ["a pod here", "another node's pod", "another node's pod by the uplink"])
+def test_cve_2023_27594_both_families_by_every_path(testrun: TestRun, family: int, sender: str) -> None:
+    """Whichever way it comes, IPv6 is judged as IPv4 is: refused without a rule, let in with one, refused again without."""
+    far = sender != "a pod here"
+    frame = from_pod(CLIENT, WEB.address(family), tcp(1000, 80))
+    at: Point = FromPod(CLIENT)
+    if far:
+        frame, at = tunnelled(FAR.address(family), WEB.address(family), tcp(1000, 80)), FromTunnel(THERE, FAR.identity)
+    for rules, verdict in (([], "dropped"), ([Rule(1)], "delivered"), ([Rule(1, DENY)], "dropped"), ([], "dropped")):
+        testrun.node.reset(policies={5: (Side(everybody=rules), Side())}, pods={"web": 5})
+        if sender.endswith("uplink"):
+            masquerading(testrun.node, tunnel=False)
+            at = FromOutside()
+        assert testrun.send(at, raw(frame)).verdict == verdict

@@ -58,7 +58,7 @@ def _arp(**changed: object) -> Packet:
     return Ether(src=CLIENT.mac, dst="ff:ff:ff:ff:ff:ff") / ARP(**fields)
 
 
-def test_arp_in_anothers_name(harness: Harness) -> None:
+def test_cve_2020_10749_arp_in_anothers_name(harness: Harness) -> None:
     _refused(harness, _arp(psrc=OTHER.address(4)), "INVALID_SOURCE_IP")
     _refused(harness, _arp(hwsrc=OTHER.mac), "INVALID_SOURCE_MAC", source_identity=CLIENT.identity)
     _refused(harness, _arp(pdst=OTHER.address(4)), "INVALID_ARP", source_identity=CLIENT.identity)
@@ -73,7 +73,7 @@ def _link(message: Packet, source: str = "", hops: int = 255) -> Packet:
 
 
 @pytest.mark.parametrize("kind", ["router advertisement", "another's address", "another's question", "from afar", "for another"])
-def test_forged_neighbour_discovery(harness: Harness, kind: str) -> None:
+def test_cve_2020_10749_forged_neighbour_discovery(harness: Harness, kind: str) -> None:
     ns = ICMPv6ND_NS(tgt=router(6)) / ICMPv6NDOptSrcLLAddr(lladdr=CLIENT.mac)
     message, reason = {
         "router advertisement": (_link(ICMPv6ND_RA()), "FORBIDDEN_ICMP6"),

@@ -385,7 +385,7 @@ def test_the_last_hop(uplink: TestRun, family: int) -> None:
 
 
 @pytest.mark.parametrize("to", ["this node", "its router", "another node", "another's router", "a node not heard of yet"])
-def test_a_nodes_tunnel_port(uplink: TestRun, family: int, to: str) -> None:
+def test_cve_2019_13119_a_nodes_tunnel_port(uplink: TestRun, family: int, to: str) -> None:
     address = {"this node": NODE[family], "its router": router(family), "another node": OTHER_NODE[family],
                "another's router": THERE.routers[family], "a node not heard of yet": OUTSIDE[family]}[to]  # fmt: skip
     play(uplink, [Step(FromPod(CLIENT), from_pod(CLIENT, address, udp(1, VXLAN_PORT)), Dropped("TUNNEL_PORT"))])

@@ -11,7 +11,7 @@ from tests.packets.harness.frames import from_pod, ip, raw, routed, udp
 from tests.packets.harness.node import Node, Side
 from tests.packets.harness.scenario import Delivered, Dropped, FromOutside, FromPod, Sent, Step, play
 from tests.packets.harness.testrun import TestRun
-from tests.packets.harness.world import FIRST, NODE, OTHER_NODE, ROUTER_MAC, masquerading
+from tests.packets.harness.world import FIRST, NODE, OTHER_NODE, ROUTER_MAC, VXLAN_PORT, masquerading
 
 pytestmark = pytest.mark.kernel
 ESTABLISHED, CLOSING = 1, 2
@@ -152,3 +152,24 @@ def test_an_error_from_a_third_by_the_uplink(testrun: TestRun, family: int, kind
     ])  # fmt: skip
     frame = Ether(src=ROUTER_MAC, dst=HERE.mac) / ip(OUTSIDE[family], CLIENT.address(family), 60) / _about(family, kind, asked)
     play(testrun, [Step(FromOutside(), frame, Dropped("UNKNOWN_SENDER"))])
+
+
+# -- a tunnel of one's own ---------------------------------------------------------------------------------------------
+
+GENEVE = 6081
+
+
+@pytest.mark.parametrize("port", [VXLAN_PORT, GENEVE], ids=["VXLAN", "Geneve"])
+@pytest.mark.parametrize("to", ["this node", "another node", "a node that nobody has heard of"])
+def test_cve_2019_13119_whichever_port_the_tunnel_has(uplink: TestRun, family: int, port: int, to: str) -> None:
+    """The configured one is refused to every address that may be a node's, whatever the bytes are; the other one is a port."""
+    address = {"this node": NODE, "another node": OTHER_NODE, "a node that nobody has heard of": OUTSIDE}[to][family]
+    frame = from_pod(CLIENT, address, udp(6666, port, bytes.fromhex("0000655800000100") + b"x" * 60))
+    for configured in (VXLAN_PORT, GENEVE):
+        uplink.node.datapath.map("embryonic").clear()
+        masquerading(uplink.node, tunnel_port=configured)
+        out = uplink.send(FromPod(CLIENT), raw(frame))
+        if port == configured:
+            assert (out.verdict, out.reason) == ("dropped", uplink.node.reason("TUNNEL_PORT"))
+        else:
+            assert out.verdict != "dropped"
