@@ -7,6 +7,7 @@ The schemas are docs/agent-api.md (agent) and docs/observer-api.md (observer).
 import json
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,13 +51,17 @@ def stream(path: Path, who: str, request: Mapping[str, Json], *, timeout: float 
     Raises AskError if nobody answers, or the answer is a refusal or not understood.
     """
     with _connect(path, who, timeout) as connection:
-        connection.sendall(json.dumps(request).encode() + b"\n")
+        # Who closes before it has heard all may have answered; and if not, that is said below.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(json.dumps(request).encode() + b"\n")
         read = connection.makefile("rb")
         while True:
             try:
                 line = read.readline(_ANSWER_LIMIT)
             except TimeoutError:
                 raise AskError(f"the {who} did not answer within {timeout:.0f} s", f"look at the {who}'s log") from None
+            except ConnectionResetError:
+                return
             if not line:
                 return
             yield _decoded(line, who)

@@ -37,8 +37,12 @@ def _observer(asking: Asking) -> Item:
         found = ask(asking.observer, {"get": "counters"}, "observer")
     except AskError as error:
         return {"name": "observer", "state": "degraded", "message": str(error), "action": error.action}
-    passed, dropped = (sum(int(str(one.get("packets") or 0)) for one in _objects(found, name)) for name in ("forwards", "drops"))
+    passed, dropped = (sum(_count(one.get("packets")) for one in _objects(found, name)) for name in ("forwards", "drops"))
     return {"name": "observer", "state": "ok", "message": f"{passed} packets passed, {dropped} dropped", "action": ""}
+
+
+def _count(held: object) -> int:
+    return held if isinstance(held, int) else 0
 
 
 def _print_page(held: Item) -> None:

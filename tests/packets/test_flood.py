@@ -19,21 +19,21 @@ from pilus_maps import Datapath
 pytestmark = pytest.mark.kernel
 CONNECTIONS = 1000
 ALLOWED, REFUSED = 8080, 9999
-CONFIG = {"PILUS_FLOWS_SIZE": 8192, "PILUS_EMBRYONIC_SIZE": 4096}
+PORTS = 10  # from ALLOWED on
 PATIENCE = 60
 OPEN, NOBODY_IN = Side(), Side(everybody=[])
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
-    """Tables that a flood of ten times their size fills in seconds, and 1,000 connections fit into."""
-    with loaded("flood", tmp_path_factory.mktemp("datapath"), CONFIG) as made:
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
+    """Tables of the sizes that a node has."""
+    with loaded("flood", tmp_path_factory.mktemp("datapath"), {}) as made:
         yield made
 
 
 @pytest.fixture
-def stacks(small: Datapath) -> Iterator[Wire]:
-    with Wire(Node(small), stacks=True) as harness:
+def stacks(real: Datapath) -> Iterator[Wire]:
+    with Wire(Node(real), stacks=True) as harness:
         yield harness
 
 
@@ -59,13 +59,15 @@ def _connected(harness: Wire, stack: ExitStack, family: int) -> list[tuple[socke
 
 def _flood(harness: Wire, family: int, frames: int) -> int:
     """New tuples of one pod, to the allowed port and to the refused one by turns; how many of the latter."""
-    frame = bytearray(raw(from_pod(OTHER, WEB.address(family), udp(1, 2))))
+    # The payload is the ports' complement, so that one checksum is right for all of them.
+    frame = bytearray(raw(from_pod(OTHER, WEB.address(family), udp(0, 0, b"\xff" * 4))))
     at = 34 if family == 4 else 54
     with netns.inside(harness.pods[OTHER.name]), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as end:
         end.bind(("eth0", 0))
         for number in range(frames):
-            port = REFUSED if number % 2 else ALLOWED
-            frame[at : at + 4] = (1 + number // 2 % 65535).to_bytes(2, "big") + port.to_bytes(2, "big")
+            mine, round_ = 1 + number // 2 % 65535, number // 2 // 65535
+            ports = mine << 16 | (REFUSED if number % 2 else ALLOWED + round_ % PORTS)
+            frame[at : at + 4], frame[at + 8 : at + 12] = ports.to_bytes(4, "big"), (ports ^ 0xFFFFFFFF).to_bytes(4, "big")
             end.send(bytes(frame))
     return frames // 2
 
@@ -74,9 +76,10 @@ def test_a_flood_of_ten_tables_costs_no_connection_and_lets_nothing_through(stac
     """A thousand idle connections of others, in which the server speaks next, and the client lets nobody in: each byte arrives. Of
     the flood's denied half, none does."""
     node = stacks.node
-    web = Side(peers={CLIENT.identity: [Rule(1, protocol=6, port=ALLOWED)], OTHER.identity: [Rule(2, protocol=17, port=ALLOWED)]})
+    open_ports = [Rule(2, protocol=17, port=port) for port in range(ALLOWED, ALLOWED + PORTS)]
+    web = Side(peers={CLIENT.identity: [Rule(1, protocol=6, port=ALLOWED)], OTHER.identity: open_ports})
     node.reset(policies={5: (web, NOBODY_IN), 6: (NOBODY_IN, OPEN)}, pods={"web": 5, "client": 6})
-    node.settings(flow_quota=4096, event_rate=0)
+    node.settings(event_rate=0)
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     with ExitStack() as stack:
         with netns.inside(stacks.pods[WEB.name]):
@@ -86,7 +89,10 @@ def test_a_flood_of_ten_tables_costs_no_connection_and_lets_nothing_through(stac
             one.setblocking(False)
         pairs = _connected(stacks, stack, family)
         begun = time.monotonic()
-        denied = _flood(stacks, family, 10 * 2 * node.datapath.map("embryonic").max_entries)
+        size = node.datapath.map("embryonic").max_entries
+        assert size == 65536
+        # Half of the frames are allowed, and make two entries each.
+        denied = _flood(stacks, family, 10 * size)
         print(f"flooded in {time.monotonic() - begun:.1f} s, {denied} of them denied")
         for _, server in pairs:
             server.sendall(b"!")

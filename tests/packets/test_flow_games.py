@@ -1,6 +1,9 @@
 """Odd tuples and odd beginnings: port 0, both sides at once, the one who was called."""
 
+from collections.abc import Callable
+
 import pytest
+from scapy.packet import Packet
 from tests.packets.harness.actors import CLIENT, OTHER, WEB, Pod
 from tests.packets.harness.frames import from_pod, routed, tcp, udp
 from tests.packets.harness.node import DENY, Rule, Side
@@ -8,11 +11,11 @@ from tests.packets.harness.scenario import Delivered, Dropped, FromPod, Harness,
 
 pytestmark = pytest.mark.kernel
 OPEN, NOBODY_IN = Side(), Side(everybody=[])
-KINDS = {"tcp": tcp, "udp": udp}
+KINDS: dict[str, Callable[[int, int], Packet]] = {"tcp": tcp, "udp": udp}
 
 
-def _passes(sender: Pod, to: Pod, family: int, *layers: object) -> Step:
-    frame = from_pod(sender, to.address(family), layers[0])  # type: ignore[arg-type]
+def _passes(sender: Pod, to: Pod, family: int, layers: Packet) -> Step:
+    frame = from_pod(sender, to.address(family), layers)
     return Step(FromPod(sender), frame, Delivered(to, routed(frame, to=to)))
 
 
@@ -23,7 +26,7 @@ def _refused(step: Step, reason: str = "POLICY") -> Step:
 @pytest.mark.parametrize("kind", KINDS)
 def test_port_0_is_a_port(harness: Harness, family: int, kind: str) -> None:
     """No row of any port's takes it for "every port", and no rule about another port lets it in; "every port" has it too."""
-    number, made = (6, tcp) if kind == "tcp" else (17, udp)
+    number, made = 6 if kind == "tcp" else 17, KINDS[kind]
     web = {5: (Side(everybody=[Rule(1, protocol=number, port=80)]), OPEN)}
     harness.node.reset(policies=web, pods={"web": 5})
     play(harness, [_refused(_passes(CLIENT, WEB, family, made(1000, 0))), _refused(_passes(CLIENT, WEB, family, made(0, 0))),

@@ -245,3 +245,16 @@ def test_monitor_shows_drops_with_names_and_reason(
 )
 def test_the_output_option_is_moved_only_where_it_is_ours(typed: list[str], understood: list[str]) -> None:
     assert _output_anywhere(typed) == understood
+
+
+def test_an_agent_that_hangs_up_is_said(runtime: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before it has read the question: that ended in silence, and exit status 1."""
+
+    def hung_up(*_: object) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours
+
+    monkeypatch.setattr("pilus_cli.client._connect", hung_up)
+    assert run(runtime, monkeypatch, "node", "list") == 1
+    assert "closed the connection" in capsys.readouterr().err
