@@ -1,6 +1,6 @@
 """Policies, written: conditions and `enforced`, through the status subresource.
 
-In: policies (from kopf's handlers), nodes' words about them, and nodes. Out: one patch a second at most for each policy.
+In: policies, nodes' words about them, and nodes. Out: one patch a second at most for each policy.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from pilus_api.connection import Connection, NotFound, Object
 from pilus_api.errors import InvalidError
+from pilus_api.watch import Key
 from pilus_operator.facts import Realised
 from pilus_operator.policies import Policies, conditions_of, policy_of
 from pilus_operator.reconcile import each
@@ -25,19 +26,25 @@ class PolicyWriter:
         self._check = check
         self._pause = pause
         self._policies = Policies()
+        self._uids: dict[tuple[str, Key], str] = {}
 
-    def policy(self, plural: str, raw: Object, gone: bool) -> None:
-        metadata = raw["metadata"]
-        if gone:
-            self._policies.remove_policy(metadata["uid"])
+    def policy(self, collection: str, key: Key, raw: Object | None) -> None:
+        """A policy of the collection at that path, or that it has gone. Another one of its name is another policy."""
+        metadata = raw["metadata"] if raw else {}
+        former = self._uids.pop((collection, key), "")
+        if former and former != metadata.get("uid"):
+            self._policies.remove_policy(former)
+        if raw is None:
             return
+        self._uids[collection, key] = metadata["uid"]
         error = ""
         try:
             self._check(raw)
         except InvalidError as invalid:
             error = str(invalid)
         namespace = f"namespaces/{metadata['namespace']}/" if metadata.get("namespace") else ""
-        path = f"/apis/cilium.io/v2/{namespace}{plural}/{metadata['name']}/status"
+        group, _, plural = collection.rpartition("/")
+        path = f"{group}/{namespace}{plural}/{metadata['name']}/status"
         self._policies.set_policy(metadata["uid"], policy_of(raw, path, error))
 
     def node(self, name: str, present: bool) -> None:
@@ -65,7 +72,7 @@ class PolicyWriter:
             # With the uid, a policy of the same name that came in between is not taken for this one.
             made = await self._connection.patch(policy.path, {"metadata": {"uid": uid}, "status": status})
         except NotFound:
-            return  # gone, and kopf tells us, or will never: then it is asked no more
+            return  # gone, and the watch tells us
         except BaseException:
             self._policies.dirty.add(uid)
             raise

@@ -6,7 +6,7 @@
                                    |
     nodes ----------------> ranges +------> PilusRangeClaim, CiliumNode
       |
-    policies (kopf), PilusNodeStatus -----> conditions, `enforced`
+    policies, PilusNodeStatus ------------> conditions, `enforced`
 
 Nothing outlives the term: the next leader begins with what the API server holds.
 """
@@ -15,13 +15,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from pilus_api.connection import Connection, Object
 from pilus_api.settings import Settings
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
-from pilus_operator import facts, handlers, range_writer
+from pilus_operator import facts, range_writer
 from pilus_operator.checks import check_policy
 from pilus_operator.identity_writer import IDENTITIES, IdentityWriter
 from pilus_operator.metrics import Metrics
@@ -35,19 +34,28 @@ NAMESPACES: Final = "/api/v1/namespaces"
 ENDPOINTS: Final = "/apis/cilium.io/v2/ciliumendpoints"
 NODE_STATUSES: Final = "/apis/pilus.io/v1alpha1/pilusnodestatuses"
 
+# Not by kopf: it would read them with a decoder that an object of anybody's can break (pilus_api.decode).
+POLICIES: Final = (
+    "/apis/cilium.io/v2/ciliumnetworkpolicies",
+    "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies",
+)
+
 # What of each term's leader is told to the next.
 CURSOR: Final = "pilus.io/next-identity"
+
+
+def _whole(raw: Object) -> Object:
+    return raw
 
 
 class Term:
     """Everything that the active operator does, from gaining the Lease to losing it."""
 
     def __init__(
-        self, connection: Connection, settings: Settings, metrics: Metrics, kubeconfig: Path | None, notes: dict[str, str]
+        self, connection: Connection, settings: Settings, metrics: Metrics, notes: dict[str, str]
     ) -> None:
         self._connection = connection
         self._settings = settings
-        self._kubeconfig = kubeconfig
         cursor = notes.get(CURSOR, "")
         self._identities = IdentityWriter(connection, settings, metrics, int(cursor) if cursor.isdecimal() else 0)
         self._ranges = RangeWriter(connection, settings, metrics)
@@ -77,13 +85,13 @@ class Term:
             (range_writer.CILIUM_NODES, facts.cilium_node, self._cilium_node, (ranges, policies)),
             (range_writer.CLAIMS, facts.claim, self._claim, (ranges, slices)),
             (NODE_STATUSES, facts.node_status, self._node_status, (policies,)),
+            *((path, _whole, partial(self._policies.policy, path), (policies,)) for path in POLICIES),
         )
         async with asyncio.TaskGroup() as group:
             for path, prune, receive, woken in sources:
                 group.create_task(self._follow(path, prune, receive, woken), name=f"watch {path}")
             for loop in self._loops:
                 group.create_task(loop.run(), name=loop.name)
-            group.create_task(handlers.serve_always(self._policy, self._kubeconfig), name="kopf")
 
     async def _follow(
         self, path: str, prune: Callable[[Object], Any], receive: Callable[[Key, Any], object], woken: tuple[Loop, ...]
@@ -139,10 +147,6 @@ class Term:
 
     def _node_status(self, key: Key, said: dict[str, facts.Realised] | None) -> None:
         self._policies.said(key.name, said or {})
-
-    def _policy(self, plural: str, raw: Object, gone: bool) -> None:
-        self._policies.policy(plural, raw, gone)
-        self._judging.poke()
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 

@@ -372,7 +372,9 @@ def test_the_budget_shrinks_with_the_number_of_nodes(nodes: int, first: int, lat
     assert [budget.take(10000, nodes, now) for now in (0.0, 0.1)] == [first, later]
 
 
+POLICIES = "/apis/cilium.io/v2/ciliumnetworkpolicies"
 POLICY = "/apis/cilium.io/v2/namespaces/ns/ciliumnetworkpolicies/p"
+P = Key("ns", "p")
 
 
 async def test_a_policy_s_status_is_written_when_it_differs() -> None:
@@ -386,25 +388,38 @@ async def test_a_policy_s_status_is_written_when_it_differs() -> None:
     writer = PolicyWriter(world.store, check, pause=0)
     held = world.store.keep(POLICY, {"metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}})
     writer.node("n1", present=True)
-    writer.policy("ciliumnetworkpolicies", held, gone=False)
+    writer.policy(POLICIES, P, held)
     await writer.write()
     assert world.store.objects[POLICY]["status"]["enforced"] == "0/1"
-    writer.policy("ciliumnetworkpolicies", world.store.objects[POLICY], gone=False)
+    writer.policy(POLICIES, P, world.store.objects[POLICY])
     writer.said("n1", {"u": facts.Realised(1, True, "")})
     await writer.write()
     assert world.store.objects[POLICY]["status"]["enforced"] == "1/1"
     world.store.calls.clear()
-    writer.policy("ciliumnetworkpolicies", world.store.objects[POLICY], gone=False)
+    writer.policy(POLICIES, P, world.store.objects[POLICY])
     await writer.write()
     assert world.store.calls == []
     wrong.append("no")
-    writer.policy("ciliumnetworkpolicies", world.store.objects[POLICY], gone=False)
+    writer.policy(POLICIES, P, world.store.objects[POLICY])
     await writer.write()
     (condition,) = world.store.objects[POLICY]["status"]["conditions"]
     assert (condition["status"], condition["message"]) == ("False", "no")
     del world.store.objects[POLICY]
     wrong.clear()
-    writer.policy("ciliumnetworkpolicies", held, gone=False)
+    writer.policy(POLICIES, P, held)
     assert await writer.write() is None
-    writer.policy("ciliumnetworkpolicies", held, gone=True)
+    writer.policy(POLICIES, P, None)
     assert await writer.write() is None
+
+
+async def test_another_policy_of_the_same_name_is_another() -> None:
+    """Deleted and made again while nobody watched: what nodes said of the first one is not the second one's."""
+    world = World()
+    writer = PolicyWriter(world.store, lambda _: None, pause=0)
+    writer.node("n1", present=True)
+    for uid, enforced in (("u", "1/1"), ("v", "0/1")):
+        held = world.store.keep(POLICY, {"metadata": {"name": "p", "namespace": "ns", "uid": uid, "generation": 1}})
+        writer.policy(POLICIES, P, held)
+        writer.said("n1", {"u": facts.Realised(1, True, "")})
+        await writer.write()
+        assert world.store.objects[POLICY]["status"]["enforced"] == enforced
