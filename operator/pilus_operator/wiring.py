@@ -51,9 +51,7 @@ def _whole(raw: Object) -> Object:
 class Term:
     """Everything that the active operator does, from gaining the Lease to losing it."""
 
-    def __init__(
-        self, connection: Connection, settings: Settings, metrics: Metrics, notes: dict[str, str]
-    ) -> None:
+    def __init__(self, connection: Connection, settings: Settings, metrics: Metrics, notes: dict[str, str]) -> None:
         self._connection = connection
         self._settings = settings
         cursor = notes.get(CURSOR, "")

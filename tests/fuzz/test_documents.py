@@ -15,7 +15,7 @@ from tests.fuzz.values import VALUES, places, with_value
 from pilus_agent.sources.directory import DirectorySource
 from pilus_api.labels import IdentityFilter
 
-PATIENCE = 10  # seconds: generous, for a machine under load; what these cost before has no end
+PATIENCE = 10  # seconds of this process: what these cost before has no end
 GOOD = {"kind": "Namespace", "metadata": {"name": "good"}}
 KINDS: list[dict[str, Any]] = [
     {
@@ -87,10 +87,10 @@ def read(folder: Path, text: str | bytes) -> dict[tuple[str, str], Any]:
     (folder / "good.yaml").write_text(yaml.safe_dump(GOOD))
     sink = Sink()
     source = DirectorySource(folder, sink, "default", IdentityFilter())
-    begun = time.monotonic()
+    begun = time.process_time()
     source._look()
     source._tell()
-    took = time.monotonic() - begun
+    took = time.process_time() - begun
     print(f"read in {took:.2f} s")
     assert took < PATIENCE
     assert ("namespaces", "good") in sink.facts

@@ -22,11 +22,17 @@ Raw = Mapping[str, Any]
 HEAVIEST: Final = 200_000  # values of one document, aliases written out: an object of an API server has at most 1.5 MB
 
 
+_DEEPEST: Final = 100
 _LONGEST: Final = 100  # characters of a number: to read one costs the square of it
 
 
 class _Loader(yaml.SafeLoader):
-    """Without numbers that nobody means."""
+    """Without numbers and brackets that nobody means: the scanner's work is the square of how deep they are."""
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        if self.flow_level >= _DEEPEST:
+            raise yaml.scanner.ScannerError(None, None, f"more than {_DEEPEST} brackets within each other", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
