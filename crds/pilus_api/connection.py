@@ -254,6 +254,17 @@ class Connection:
     async def get(self, path: str, params: Parameters | None = None) -> Object:
         return await self._call("GET", path, params=params)
 
+    async def list_all(self, path: str, page: int = 500) -> list[Object]:
+        """Every object of a collection, once. Whoever wants to go on hearing of them: pilus_api.watch."""
+        found: list[Object] = []
+        after = ""
+        while True:
+            held = await self.get(path, {"limit": str(page)} | ({"continue": after} if after else {}))
+            found += held.get("items") or []
+            after = str((held.get("metadata") or {}).get("continue") or "")
+            if not after:
+                return found
+
     async def post(self, path: str, body: Object, params: Parameters | None = None) -> Object:
         return await self._call("POST", path, body=body, params=params)
 

@@ -36,6 +36,8 @@ _log = structlog.get_logger("pilus_operator")
 def configure_logs(debug: bool) -> None:
     level = logging.DEBUG if debug else logging.INFO
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
+    # It warns that it leaves the signals alone, which is what we want of it.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -51,9 +53,10 @@ def configure_logs(debug: bool) -> None:
 class Operator:
     """One process: standing by, or in a term."""
 
-    def __init__(self, connection: Connection, settings: Settings) -> None:
+    def __init__(self, connection: Connection, settings: Settings, kubeconfig: Path | None) -> None:
         self._connection = connection
         self._settings = settings
+        self._kubeconfig = kubeconfig
         self._metrics = Metrics()
         self._beat = time.monotonic()
         # A restarted pod must not take itself for its predecessor, whose writes may still be on their way.
@@ -88,7 +91,7 @@ class Operator:
     async def _term(self) -> None:
         notes = await self._election.acquire()
         _log.info("active", ourselves=self._election.ourselves)
-        term = Term(self._connection, self._settings, self._metrics, dict(notes))
+        term = Term(self._connection, self._settings, self._metrics, self._kubeconfig, dict(notes))
         self._metrics.leading.set(1)
         work = asyncio.create_task(term.run(), name="term")
         hold = asyncio.create_task(self._election.hold(term.notes), name="lease")
@@ -106,14 +109,14 @@ class Operator:
                 raise result
 
 
-async def serve(connection: Connection, settings: Settings) -> int:
+async def serve(connection: Connection, settings: Settings, kubeconfig: Path | None) -> int:
     """Work until told to end; returns the exit status."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     async with connection:
-        work = asyncio.create_task(Operator(connection, settings).run(), name="operator")
+        work = asyncio.create_task(Operator(connection, settings, kubeconfig).run(), name="operator")
         told = asyncio.create_task(ended.wait(), name="signals")
         await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
         failed = work.done()
@@ -134,7 +137,7 @@ def main(kubeconfig: Path | None, config: Path | None) -> None:
         settings = load(config) if config else Settings()
         configure_logs(settings.debug)
         connection = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster()
-        status = asyncio.run(serve(connection, settings))
+        status = asyncio.run(serve(connection, settings, kubeconfig))
     except PilusError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)

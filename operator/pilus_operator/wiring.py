@@ -6,7 +6,7 @@
                                    |
     nodes ----------------> ranges +------> PilusRangeClaim, CiliumNode
       |
-    policies, PilusNodeStatus ------------> conditions, `enforced`
+    policies, PilusNodeStatus (kopf) -----> conditions, `enforced`
 
 Nothing outlives the term: the next leader begins with what the API server holds.
 """
@@ -15,12 +15,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from pilus_api.connection import Connection, Object
 from pilus_api.settings import Settings
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
-from pilus_operator import facts, range_writer
+from pilus_operator import facts, handlers, range_writer
 from pilus_operator.checks import check_policy
 from pilus_operator.identity_writer import IDENTITIES, IdentityWriter
 from pilus_operator.metrics import Metrics
@@ -32,9 +33,6 @@ from pilus_operator.slice_writer import SLICES, SliceWriter
 PODS: Final = "/api/v1/pods"
 NAMESPACES: Final = "/api/v1/namespaces"
 ENDPOINTS: Final = "/apis/cilium.io/v2/ciliumendpoints"
-NODE_STATUSES: Final = "/apis/pilus.io/v1alpha1/pilusnodestatuses"
-
-# Not by kopf: it would read them with a decoder that an object of anybody's can break (pilus_api.decode).
 POLICIES: Final = (
     "/apis/cilium.io/v2/ciliumnetworkpolicies",
     "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies",
@@ -51,15 +49,20 @@ def _whole(raw: Object) -> Object:
 class Term:
     """Everything that the active operator does, from gaining the Lease to losing it."""
 
-    def __init__(self, connection: Connection, settings: Settings, metrics: Metrics, notes: dict[str, str]) -> None:
+    def __init__(
+        self, connection: Connection, settings: Settings, metrics: Metrics, kubeconfig: Path | None, notes: dict[str, str]
+    ) -> None:
         self._connection = connection
         self._settings = settings
+        self._kubeconfig = kubeconfig
         cursor = notes.get(CURSOR, "")
         self._identities = IdentityWriter(connection, settings, metrics, int(cursor) if cursor.isdecimal() else 0)
         self._ranges = RangeWriter(connection, settings, metrics)
         self._slices = SliceWriter(connection, self._identities, self._ranges.ranges, metrics)
         self._policies = PolicyWriter(connection, partial(check_policy, cluster=settings.cluster_name))
         self._in_sync: set[str] = set()
+        self._nodes_heard: set[str] = set()
+        self._nodes_asked = False
         self._allocation = Loop("identities", self._allocate, metrics)
         self._collection = Loop("identity collection", self._collect, metrics)
         self._ranging = Loop("ranges", self._range, metrics)
@@ -82,7 +85,6 @@ class Term:
             (range_writer.NODES, facts.node, self._node, (ranges, slices)),
             (range_writer.CILIUM_NODES, facts.cilium_node, self._cilium_node, (ranges, policies)),
             (range_writer.CLAIMS, facts.claim, self._claim, (ranges, slices)),
-            (NODE_STATUSES, facts.node_status, self._node_status, (policies,)),
             *((path, _whole, partial(self._policies.policy, path), (policies,)) for path in POLICIES),
         )
         async with asyncio.TaskGroup() as group:
@@ -90,6 +92,7 @@ class Term:
                 group.create_task(self._follow(path, prune, receive, woken), name=f"watch {path}")
             for loop in self._loops:
                 group.create_task(loop.run(), name=loop.name)
+            group.create_task(handlers.serve_always(self._node_status, self._kubeconfig), name="kopf")
 
     async def _follow(
         self, path: str, prune: Callable[[Object], Any], receive: Callable[[Key, Any], object], woken: tuple[Loop, ...]
@@ -143,8 +146,10 @@ class Term:
     def _endpoint_slice(self, key: Key, found: facts.SliceObject | None) -> None:
         self._slices.slice(key.name, found)
 
-    def _node_status(self, key: Key, said: dict[str, facts.Realised] | None) -> None:
-        self._policies.said(key.name, said or {})
+    def _node_status(self, name: str, raw: Object | None) -> None:
+        self._nodes_heard.add(name)
+        self._policies.said(name, facts.node_status(raw) if raw else {})
+        self._judging.poke()
 
     # -- steps -------------------------------------------------------------------------------------------------------------------
 
@@ -173,4 +178,12 @@ class Term:
         return await self._slices.write() if self._synced(*needed) else None
 
     async def _judge(self) -> float | None:
-        return await self._policies.write() if self._synced(range_writer.CILIUM_NODES, NODE_STATUSES) else None
+        if not self._synced(range_writer.CILIUM_NODES):
+            return None
+        if not self._nodes_asked:  # kopf never says that it has told everything, and a node not heard of enforces nothing
+            for raw in await self._connection.list_all(handlers.NODE_STATUSES_PATH):
+                name = str(raw["metadata"]["name"])
+                if name not in self._nodes_heard:
+                    self._policies.said(name, facts.node_status(raw))
+            self._nodes_asked = True
+        return await self._policies.write()
