@@ -286,7 +286,7 @@ struct pilus_flow {			/* 208 bytes */
 	struct pilus_address nat;	/* masquerading: what the source becomes (forward), or the destination (reply) ... */
 	u32 cluster;			/* reserved, as all that follows */
 	struct pilus_address frontend;
-	struct pilus_address direct_return;
+	struct pilus_address direct_return;	/* but for its last word, in use: of masqueraded TCP, what the pod has acknowledged */
 	u32 reverse;
 	u32 proxy_rules;
 	__be16 frontend_port;
