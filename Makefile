@@ -1,5 +1,5 @@
 # Thin names for scripts that need bash and nothing else; README.md names the scripts.
-.PHONY: demo demo-down test lint bootstrap lock
+.PHONY: demo demo-down test lint image bootstrap lock
 
 demo:
 	@e2e/demo.sh
@@ -12,6 +12,9 @@ test:
 
 lint:
 	@tests/lint.sh
+
+image:
+	@e2e/image.sh
 
 bootstrap:
 	@e2e/bootstrap.sh

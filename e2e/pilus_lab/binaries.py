@@ -1,17 +1,17 @@
 """Where the programs of the lab are, and the container images made from some of them.
 
-In: the folder that e2e/binaries/build.sh fills, and Debian's packages. Out: paths; images as one-layer OCI archives, the same
-bytes for the same contents. Builds nothing itself: `e2e/bootstrap.sh` does.
+In: the folder that e2e/binaries/build.sh fills, and Debian's packages. Out: paths; images as one-layer OCI archives. Builds no
+program itself: `e2e/bootstrap.sh` does.
 """
 
 import hashlib
 import io
-import json
 import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilus_lab.oci import Process, write_archive
 from pilus_lab.spec import cache
 
 _BUILD = Path(__file__).resolve().parents[1] / "binaries" / "build.sh"
@@ -69,9 +69,7 @@ class Image:
         out = cache() / "images" / f"{self.name}-{digest.hexdigest()[:16]}.tar"
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
-            scratch = out.with_suffix(f".{hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]}")
-            self._write(scratch)
-            scratch.replace(out)
+            write_archive(out, self.reference, [self._layer()], Process(self.entrypoint))
         return out
 
     def _layer(self) -> bytes:
@@ -95,46 +93,6 @@ class Image:
                 entry.type, entry.linkname = tarfile.SYMTYPE, target
                 layer.addfile(entry)
         return held.getvalue()
-
-    def _write(self, out: Path) -> None:
-        layer = self._layer()
-        configuration = json.dumps(
-            {
-                "architecture": "amd64",
-                "os": "linux",
-                "config": {"Entrypoint": list(self.entrypoint), "Env": ["PATH=/bin"]},
-                "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
-                "history": [{"created": "1970-01-01T00:00:00Z"}],
-            }
-        ).encode()
-        manifest = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "config": _descriptor("config.v1+json", configuration),
-                "layers": [_descriptor("layer.v1.tar", layer)],
-            }
-        ).encode()
-        named = _descriptor("manifest.v1+json", manifest)
-        named["annotations"] = {"io.containerd.image.name": self.reference, "org.opencontainers.image.ref.name": "1"}
-        index = json.dumps(
-            {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [named]}
-        ).encode()
-        with tarfile.open(out, "w") as archive:
-            members = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": index}
-            members |= {f"blobs/sha256/{_digest(blob)[7:]}": blob for blob in (configuration, manifest, layer)}
-            for name, blob in members.items():
-                entry = tarfile.TarInfo(name)
-                entry.size = len(blob)
-                archive.addfile(entry, io.BytesIO(blob))
-
-
-def _digest(blob: bytes) -> str:
-    return f"sha256:{hashlib.sha256(blob).hexdigest()}"
-
-
-def _descriptor(kind: str, blob: bytes) -> dict[str, object]:
-    return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": _digest(blob), "size": len(blob)}
 
 
 def images() -> list[Image]:
