@@ -1,7 +1,7 @@
 """What people type: `pilus`.
 
 In: a command line. Out: a table or JSON, or one line that says what is wrong and one that says what to do.
-Never reads the kernel itself: it asks the processes that do.
+Never reads the kernel itself: it asks the processes that do; `uninstall` alone acts when they are gone.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from pilus_cli.output import Asking
 from pilus_cli.policy import policy
 from pilus_cli.status import status
 from pilus_cli.terminal import console, safe
+from pilus_cli.uninstall import uninstall
 
 
 class _WithLab(click.Group):
@@ -55,7 +56,7 @@ def cli(ctx: click.Context, output: str, runtime: Path) -> None:
     ctx.obj = Asking(agent=runtime / "agent.sock", observer=runtime / "observer.sock", as_json=output == "json")
 
 
-for command in (status, endpoint, identity, ipcache, policy, flow, service, node, monitor):
+for command in (status, endpoint, identity, ipcache, policy, flow, service, node, monitor, uninstall):
     cli.add_command(command)
 
 

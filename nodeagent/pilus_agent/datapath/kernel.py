@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from pilus_agent.datapath.changes import Ledger
 from pilus_agent.datapath.links import Netlink
 from pilus_maps import Datapath
 
@@ -20,8 +21,9 @@ _BATCH = 4096
 class Kernel:
     """Use `call` for anything that blocks: it runs in the one thread, in order."""
 
-    def __init__(self, datapath: Datapath) -> None:
+    def __init__(self, datapath: Datapath, ledger: Ledger | None = None) -> None:
         self.datapath = datapath
+        self._ledger = ledger
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="datapath")
         self._netlink: Netlink | None = None
 
@@ -31,7 +33,7 @@ class Kernel:
     def netlink(self) -> Netlink:
         """Only inside `call`: a socket belongs to the thread that made it."""
         if self._netlink is None:
-            self._netlink = Netlink()
+            self._netlink = Netlink(self._ledger)
         return self._netlink
 
     async def close(self) -> None:

@@ -13,13 +13,13 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from pilus_agent.datapath import ports
+from pilus_agent.datapath.changes import Ledger, sysctls
 from pilus_agent.facts import Address, Network
 from pilus_api.errors import PilusError
 
@@ -28,6 +28,7 @@ ROUTER_PEER: Final = "pilus_net"
 TUNNEL_LINK: Final = "pilus_vxlan"
 POD_LINKS: Final = "plx"
 ALIAS: Final = "pilus:"
+OURS: Final = (POD_LINKS, "pilus_")
 
 _CLONE_NEWNET = 0x40000000
 _INGRESS, _EGRESS = "ffff:fff2", "ffff:fff3"
@@ -35,7 +36,9 @@ _NO_DAD = 0x02
 _PERMANENT = 0x80
 _LINK_LOCAL = 253  # a scope
 _KERNELS_OWN = 2  # a route's origin
-_OURS = 214  # another one, in the range that is free for everybody (linux/rtnetlink.h): by it our routes are known as ours
+ROUTE_PROTOCOL: Final = (
+    214  # another one, in the range that is free for everybody (linux/rtnetlink.h): by it our routes are known as ours
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -82,7 +85,7 @@ def _family(address: Address | Network) -> int:
 def write_sysctl(link: str, names: dict[str, str], family: str) -> None:
     for name, value in names.items():
         with suppress(FileNotFoundError):  # a kernel without IPv6
-            Path(f"/proc/sys/net/{family}/conf/{link}/{name}").write_text(value)
+            (sysctls() / "net" / family / "conf" / link / name).write_text(value)
 
 
 def harden(link: str) -> None:
@@ -98,8 +101,9 @@ def harden(link: str) -> None:
 class Netlink:
     """One rtnetlink socket in this node's network namespace. Not thread-safe: its thread is the driver's."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Ledger | None = None) -> None:
         self._ip = IPRoute()
+        self._ledger = ledger or Ledger()
 
     def close(self) -> None:
         self._ip.close()
@@ -139,7 +143,7 @@ class Netlink:
 
     def reserve_ports(self, first: int, last: int) -> bool:
         """Ports for masquerading, kept from this node's own sockets. Raises PilusError."""
-        return ports.reserve(first, last)
+        return ports.reserve(first, last, ledger=self._ledger)
 
     @_or_else("make the node's router link")
     def ensure_router(self, addresses: Iterable[Address], mtu: int) -> int:
@@ -221,15 +225,15 @@ class Netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
             for route in self._ip.get_routes(family=family, oif=index, table=254):
                 text = f"{route.get('RTA_DST')}/{route['dst_len']}"
-                if route["proto"] != _OURS:
+                if route["proto"] != ROUTE_PROTOCOL:
                     continue
                 if text not in gateways:
-                    self._ip.route("del", dst=text, oif=index, family=family, proto=_OURS)
+                    self._ip.route("del", dst=text, oif=index, family=family, proto=ROUTE_PROTOCOL)
                 elif route.get("RTA_GATEWAY") == gateways[text][1]:
                     held.add(text)
         for text, (network, gateway) in gateways.items():
             if text not in held:
-                self._ip.route("replace", dst=text, gateway=gateway, oif=index, family=_family(network), proto=_OURS)
+                self._ip.route("replace", dst=text, gateway=gateway, oif=index, family=_family(network), proto=ROUTE_PROTOCOL)
 
     # -- pods ------------------------------------------------------------------------------------------------------------
 
@@ -297,11 +301,18 @@ class Netlink:
     def attach(self, ifindex: int, ingress: tuple[str, int], egress: tuple[str, int], *, priority: int = 1) -> None:
         """Both programs, each a name and a descriptor, on clsact, in place of what was there under our handle. Filters of other
         priorities stay."""
-        with _suppress(errno.EEXIST):
-            self._ip.tc("add", "clsact", ifindex)
+        if not self._has_clsact(ifindex):
+            name = str(self._ip.link("get", index=ifindex)[0].get("IFLA_IFNAME"))
+            if not name.startswith(OURS):
+                self._ledger.clsact(name)
+            with _suppress(errno.EEXIST):
+                self._ip.tc("add", "clsact", ifindex)
         for parent, (name, fd) in ((_INGRESS, ingress), (_EGRESS, egress)):
             self._ip.tc("replace-filter", "bpf", ifindex, parent=parent, fd=fd, name=name, direct_action=True,
                         prio=priority, handle=1)  # fmt: skip
+
+    def _has_clsact(self, ifindex: int) -> bool:
+        return any(one.get("TCA_KIND") == "clsact" for one in self._ip.get_qdiscs(index=ifindex))
 
     def attached(self, ifindex: int, *, priority: int = 1) -> dict[str, str]:
         """The filters' names by where they are: {"ingress": name, "egress": name}; only what is there under our handle."""

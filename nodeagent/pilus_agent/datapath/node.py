@@ -14,7 +14,7 @@ from pilus_maps import Datapath
 # VXLAN over IPv4: outer Ethernet is not counted, IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14. Over IPv6 20 more.
 _OVERHEAD = {4: 50, 6: 70}
 # The uplink is everybody's: ours stand behind what others attach at the usual 1, and pass on what is not ours.
-_UPLINK_PRIORITY: Final = 20
+UPLINK_PRIORITY: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def audit(netlink: Netlink, datapath: Datapath, uplink: int = 0) -> list[str]:
     tunnel = netlink.index(TUNNEL_LINK)
     if tunnel and attach(netlink, datapath, tunnel, "overlay"):
         repaired.append(TUNNEL_LINK)
-    if uplink and attach(netlink, datapath, uplink, "uplink", _UPLINK_PRIORITY):
+    if uplink and attach(netlink, datapath, uplink, "uplink", UPLINK_PRIORITY):
         repaired.append("uplink")
     return repaired
 
