@@ -20,6 +20,7 @@ gate "types" .venv/bin/mypy crds/pilus_api operator/pilus_operator nodeagent/pil
 	nodeagent/pilus_observer nodeagent/pilus_cli e2e/pilus_lab tests
 gate "layers" .venv/bin/lint-imports
 gate "generated CRDs" .venv/bin/python -m pilus_api.schema --check crds
+gate "generated admission of settings" .venv/bin/python -m pilus_api.config_admission --check manifests
 gate "eBPF programs" unshare --mount --propagation private -- bash -c '
 	mount -t bpf bpf /sys/fs/bpf && exec .venv/bin/python -m pilus_agent.datapath.programs --report'
 

@@ -140,8 +140,9 @@ def read_kubeconfig(path: Path | str, context: str = "") -> Access:
         raise InvalidError(f"the kubeconfig can't be used: {error or type(error).__name__}", str(path)) from error
 
 
-def in_cluster() -> Access:
-    """The access of a pod's service account. Raises InvalidError outside a pod."""
+def in_cluster(server: str = "") -> Access:
+    """The access of a pod's service account; `server` in place of the address that the pod was told. Raises InvalidError outside a
+    pod."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
         raise InvalidError("this is no pod of a cluster: name a kubeconfig")
@@ -150,7 +151,8 @@ def in_cluster() -> Access:
         tls = ssl.create_default_context(cafile=str(ca_file))
     except OSError as error:
         raise InvalidError(f"the service account's files can't be read: {error}", str(ca_file)) from error
-    return Access(f"https://{f'[{host}]' if ':' in host else host}:{port}", tls, "", SERVICE_ACCOUNT / "token")
+    told = f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    return Access(server or told, tls, "", SERVICE_ACCOUNT / "token")
 
 
 def _keepalive(address: tuple[Any, ...]) -> socket.socket:
@@ -179,8 +181,8 @@ class Connection:
         return cls(read_kubeconfig(path, context))
 
     @classmethod
-    def in_cluster(cls) -> Self:
-        return cls(in_cluster())
+    def in_cluster(cls, server: str = "") -> Self:
+        return cls(in_cluster(server))
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=self._connections, ssl=self.access.tls or True, socket_factory=_keepalive)

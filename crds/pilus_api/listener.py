@@ -6,6 +6,7 @@ must not decide whether the process does its work.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 import structlog
 from aiohttp import web
@@ -34,15 +35,20 @@ class Listener:
 
     def __init__(self, where: str, path: str, answer: Callable[[], Awaitable[Answer]], retry: float = _RETRY) -> None:
         """Raises InvalidError."""
-        self._where, self._path = where, path
+        self._where = where
         self._host, self._port = address(where)
-        self._answer = answer
+        self._answers = {path: answer}
         self._retry = retry
         self.port = 0  # that it listens at, once it does
 
-    async def _respond(self, _: web.Request) -> web.Response:
+    def also(self, path: str, answer: Callable[[], Awaitable[Answer]]) -> Self:
+        """Another thing to GET at the same address."""
+        self._answers[path] = answer
+        return self
+
+    async def _respond(self, request: web.Request) -> web.Response:
         try:
-            status, body, content = await self._answer()
+            status, body, content = await self._answers[request.path]()
         except PilusError as error:
             return web.Response(status=503, text=f"{error}\n")
         return web.Response(status=status, body=body, headers={"Content-Type": content})
@@ -50,7 +56,8 @@ class Listener:
     async def run(self) -> None:
         """For ever."""
         app = web.Application()
-        app.router.add_get(self._path, self._respond)
+        for path in self._answers:
+            app.router.add_get(path, self._respond)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         refused = False
@@ -82,9 +89,14 @@ def metrics_listener(where: str, text: Callable[[], Awaitable[bytes]], retry: fl
 
 def health_listener(where: str, well: Callable[[], str], retry: float = _RETRY) -> Listener:
     """`well` says what is wrong, or "" for nothing; at /healthz. Raises InvalidError."""
+    return Listener(where, "/healthz", verdict(well), retry)
+
+
+def verdict(well: Callable[[], str]) -> Callable[[], Awaitable[Answer]]:
+    """What is wrong as an answer for a probe."""
 
     async def answer() -> Answer:
         wrong = well()
         return (500 if wrong else 200), (wrong or "ok").encode(), "text/plain; charset=utf-8"
 
-    return Listener(where, "/healthz", answer, retry)
+    return answer

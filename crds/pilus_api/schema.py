@@ -113,9 +113,15 @@ def rendered() -> dict[str, str]:
     }
 
 
+def _files() -> dict[str, str]:
+    """Every kind's, and the list of them by which `kubectl apply -k` finds them."""
+    listed = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(rendered())}
+    return rendered() | {"kustomization.yaml": HEADER + yaml.dump(listed, sort_keys=False)}
+
+
 def differences(folder: Path) -> list[str]:
     """What in the folder is not as it would be written."""
-    wanted = rendered()
+    wanted = _files()
     found = [
         f"{name}: {'differs' if (folder / name).exists() else 'is missing'}"
         for name, text in wanted.items()
@@ -131,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     action.add_argument("--check", type=Path, metavar="FOLDER", help="name what differs, and end with 1 if anything does")
     options = parser.parse_args(arguments)
     if options.write is not None:
-        for name, text in rendered().items():
+        for name, text in _files().items():
             (options.write / name).write_text(text)
         return 0
     different = differences(options.check)

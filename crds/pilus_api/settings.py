@@ -1,7 +1,8 @@
 """Settings: the keys of the ConfigMap, in the names that Cilium's users know.
 
-In: a flat YAML map, `key: value`, in which every value may be a string (a ConfigMap holds nothing else). Out: one frozen
-model that operator, agent and observer share. A key that nobody reads is an error: a misspelt one would change nothing, in silence.
+In: a flat YAML map, `key: value`, in which every value may be a string (a ConfigMap holds nothing else), or a folder with a file
+for each key, as a mounted ConfigMap is. Out: one frozen model that operator, agent and observer share. A key that nobody reads is
+an error: a misspelt one would change nothing, in silence.
 """
 
 import difflib
@@ -69,6 +70,9 @@ class Settings(BaseModel):
     identity_gc_interval: Seconds = 900.0
     identity_heartbeat_timeout: Seconds = 1800.0
 
+    # Where the API server is, if the environment of a pod names an address that nobody serves before we do (a ClusterIP).
+    k8s_api_server: Annotated[str, Field(pattern=r"^(https://[^/\s]+)?$")] = ""
+
     # How packets travel between nodes.
     routing_mode: Literal["tunnel", "native"] = "tunnel"
     tunnel_protocol: Literal["vxlan"] = "vxlan"
@@ -93,7 +97,19 @@ class Settings(BaseModel):
     enable_policy: Literal["default", "always", "never"] = "default"
     enable_k8s_networkpolicy: bool = True
 
+    # Flows: how long one is remembered without a packet, and how many one pod may hold (0: an eighth of the table).
+    bpf_ct_timeout_regular_tcp: Seconds = 8000.0
+    bpf_ct_timeout_regular_tcp_syn: Seconds = 60.0
+    bpf_ct_timeout_regular_tcp_fin: Seconds = 10.0
+    bpf_ct_timeout_regular_any: Seconds = 60.0
+    flow_quota_per_endpoint: Annotated[int, Field(ge=0, le=1 << 24)] = 0
+
+    # Events a second of one pod and reason, and how many at once. 0 tells none.
+    bpf_events_default_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 100
+    bpf_events_default_burst_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 200
+
     # What the processes serve, and say. "" serves nothing.
+    agent_health_serve_addr: str = "127.0.0.1:9879"
     prometheus_serve_addr: str = ":9962"
     hubble_metrics_server: str = ":9965"
     operator_prometheus_serve_addr: str = ":9963"
@@ -124,6 +140,28 @@ class Settings(BaseModel):
 
 KEYS: tuple[str, ...] = tuple(name.replace("_", "-") for name in Settings.model_fields)
 
+# What a process takes over while it runs; any other key waits for a restart.
+LIVE: frozenset[str] = frozenset({
+    "debug", "identity-gc-interval", "identity-heartbeat-timeout", "flow-quota-per-endpoint",
+    "bpf-ct-timeout-regular-tcp", "bpf-ct-timeout-regular-tcp-syn", "bpf-ct-timeout-regular-tcp-fin", "bpf-ct-timeout-regular-any",
+    "bpf-events-default-rate-limit", "bpf-events-default-burst-limit",
+})  # fmt: skip
+# What the operator alone reads: a change of these is nothing to an agent.
+OPERATOR: frozenset[str] = frozenset({
+    "identity-gc-interval", "identity-heartbeat-timeout", "ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size",
+    "cluster-pool-ipv6-cidr", "cluster-pool-ipv6-mask-size", "operator-prometheus-serve-addr", "operator-api-serve-addr",
+})  # fmt: skip
+
+
+def nearest(key: str) -> str:
+    """The key that somebody may have meant."""
+    return difflib.get_close_matches(key, KEYS, 1, 0.0)[0]
+
+
+def changed(before: Settings, after: Settings) -> frozenset[str]:
+    """The keys whose values differ."""
+    return frozenset(key for key in KEYS if getattr(before, key.replace("-", "_")) != getattr(after, key.replace("-", "_")))
+
 
 def parse(held: object) -> Settings:
     """A flat map as settings. Raises InvalidError, which names the key and, if it is unknown, the nearest that is valid."""
@@ -132,8 +170,7 @@ def parse(held: object) -> Settings:
     data: dict[str, Any] = {}
     for key, value in held.items():
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, 1, 0.0)
-            raise InvalidError(f"there is no such setting; the nearest is {near[0]!r}", str(key))
+            raise InvalidError(f"there is no such setting; the nearest is {nearest(str(key))!r}", str(key))
         if value is not None:
             data[key] = value
     try:
@@ -144,9 +181,14 @@ def parse(held: object) -> Settings:
 
 
 def load(path: Path | str) -> Settings:
-    """Read the settings from a YAML file. Raises InvalidError, also for a file that can't be read."""
+    """Read the settings from a YAML file, or from a folder of one file a key. Raises InvalidError, also for what can't be read."""
+    path = Path(path)
     try:
-        held = yaml.safe_load(Path(path).read_text())
+        if path.is_dir():
+            # Names with a dot are the kubelet's: it changes all files at once by one link.
+            files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+            return parse({file.name: file.read_text().strip() for file in files})
+        held = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidError(f"the settings can't be read: {error}", str(path)) from error
     return parse({} if held is None else held)

@@ -4,6 +4,7 @@ In: facts, in any order, doubled or late. Out: wanted rows, and the plan for thi
 told: no kernel, no loop, no clock. Each `decide_…` may be called at any time and gives the same for the same facts.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -318,13 +319,22 @@ class Decisions:
             "nat_first": first,
             "nat_last": last,
             "cluster": self.settings.cluster_id,
-            "event_rate": 100,
-            "event_burst": 200,
+            "event_rate": self.settings.bpf_events_default_rate_limit,
+            "event_burst": self.settings.bpf_events_default_burst_limit,
+            "timeout": self._timeouts(),
+            "flow_quota": self.settings.flow_quota_per_endpoint,
         }
         for name, addresses in (("node", own.addresses), ("router", routers_of(self.own_ranges))):
             for address in addresses:
                 value.setdefault(f"{name}_ipv{address.version}", raw(address))
         self.tables.want("settings", 0, value)
+
+    def _timeouts(self) -> tuple[int, ...]:
+        """By enum pilus_flow_state, in whole seconds, never 0: that would be the default."""
+        held = self.settings
+        seconds = (held.bpf_ct_timeout_regular_tcp_syn, held.bpf_ct_timeout_regular_tcp, held.bpf_ct_timeout_regular_tcp_fin,
+                   held.bpf_ct_timeout_regular_any)  # fmt: skip
+        return tuple(math.ceil(value) for value in seconds)
 
     def _masqueraded(self) -> int:
         """The families that pods reach the outside with, as enum pilus_setting."""

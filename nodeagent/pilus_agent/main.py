@@ -6,7 +6,6 @@ Ending detaches nothing and empties nothing: what runs goes on without an agent.
 import asyncio
 import contextlib
 import json
-import logging
 import signal
 import sys
 import time
@@ -20,6 +19,8 @@ import structlog
 import pilus_maps
 from pilus_agent import cni_install
 from pilus_agent.attachments import AttachmentFiles
+from pilus_agent.datapath import changes
+from pilus_agent.datapath.changes import Ledger
 from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.programs import ensure_loaded
 from pilus_agent.endpoints import Endpoints
@@ -37,8 +38,9 @@ from pilus_agent.wiring import Wiring
 from pilus_api import settings as settings_of
 from pilus_api.connection import ApiError, Connection
 from pilus_api.errors import InvalidError, PilusError
-from pilus_api.listener import metrics_listener
-from pilus_api.settings import Settings
+from pilus_api.listener import health_listener, metrics_listener, verdict
+from pilus_api.live import LiveSettings, set_debug
+from pilus_api.settings import KEYS, OPERATOR, Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +55,7 @@ _AGAIN_SECONDS = 300.0
 class Agent:
     """One node's agent."""
 
-    def __init__(self, node: str, settings: Settings, connection: Connection, kernel: Kernel) -> None:
+    def __init__(self, node: str, settings: Settings, connection: Connection, kernel: Kernel, config: Path | None) -> None:
         self._node = node
         self._connection = connection
         self._kernel = kernel
@@ -63,15 +65,28 @@ class Agent:
         self._publisher = Publisher(connection)
         self._endpoints = Endpoints(kernel, AttachmentFiles(RUNTIME / "endpoints"), Allocator())
         self._cni = CniSource(self.wiring, self._endpoints, STATE / "cni-queue")
-        self._views = Views(self.wiring, self.version, self.started)
+        self._live = LiveSettings(config, settings, self.wiring.reconfigure, frozenset(KEYS) - OPERATOR) if config else None
+        self._views = Views(self.wiring, self.version, self.started, self._live)
         self._server = Server(RUNTIME / "agent.sock", self._cni.answer, self._views.answer)
         self._metrics = Metrics(self.version)
         self._metrics_at = settings.prometheus_serve_addr
+        self._health_at = settings.agent_health_serve_addr
+        self._serving = False
         self._rules: dict[str, str] = {}
         self._ranges: tuple[Network, ...] = ()
 
     async def run(self) -> None:
         """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            # Before anything is waited for: a kubelet ends what does not answer.
+            if self._health_at:
+                health = health_listener(self._health_at, lambda: "").also("/readyz", verdict(self._unready))
+                tasks.create_task(health.run(), name="health")
+            if self._live is not None:
+                tasks.create_task(self._live.run(), name="settings")
+            tasks.create_task(self._work(), name="work")
+
+    async def _work(self) -> None:
         # First of all: without the pods that run, the first pass would take their rows out of the kernel.
         await self._endpoints.restore()
         for key, attachment in self._endpoints.attachments.items():
@@ -93,6 +108,12 @@ class Agent:
                 tasks.create_task(self._serve(uid, addresses), name="serve")
         finally:
             await self._server.close()
+
+    def _unready(self) -> str:
+        """Why pods of this node can't get their network from us, "" if they can."""
+        if self._serving and self.wiring.ready:
+            return ""
+        return "; ".join(trouble.message for trouble in self.wiring.trouble.values()) or "not everything has been heard yet"
 
     async def _self(self) -> tuple[str, tuple[Address, ...]]:
         """This node's Node object: its uid and addresses. Waits for it."""
@@ -123,6 +144,7 @@ class Agent:
         others = cni_install.install(Path(pilus_maps.__file__).parent.parent / "pilus_cni" / cni_install.PLUGIN)
         if others:
             _log.warning("other CNI configurations come before ours in the runtime's folder", files=others)
+        self._serving = True
         _log.info("serving", node=self._node, ranges=[str(network) for network in self.wiring.own_ranges])
         again = time.monotonic()
         try:
@@ -179,17 +201,17 @@ class Agent:
             attachment = endpoint.attachment
             path = endpoint_path(attachment.namespace, attachment.pod)
             paths.add(path)
-            self._publisher.want(path, cilium_endpoint(endpoint, self.wiring.labels_of(attachment), node))
+            self._publisher.want(path, cilium_endpoint(endpoint, self.wiring.labels_of(attachment), node, self._node))
         # A CiliumEndpoint goes with its pod: the pod owns it.
         self._publisher.keep(ENDPOINTS_PATH, paths)
         status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements(self.wiring.unwritten))
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 
 
-async def _serve(node: str, settings: Settings, kubeconfig: Path | None, folder: Path | None) -> None:
-    config = {"PILUS_ENDPOINTS_SIZE": 4096}
-    datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", config)
-    kernel = Kernel(datapath)
+async def _serve(node: str, settings: Settings, kubeconfig: Path | None, folder: Path | None, config: Path | None) -> None:
+    sizes = {"PILUS_ENDPOINTS_SIZE": 4096}
+    datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", sizes)
+    kernel = Kernel(datapath, Ledger(STATE / changes.NAME))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -198,8 +220,9 @@ async def _serve(node: str, settings: Settings, kubeconfig: Path | None, folder:
         if folder is not None:
             await _until(stop, StandaloneAgent(node, settings, folder, kernel, RUNTIME, version("pilus")).run())
             return
-        async with Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster() as connection:
-            await _until(stop, Agent(node, settings, connection, kernel).run())
+        access = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster(settings.k8s_api_server)
+        async with access as connection:
+            await _until(stop, Agent(node, settings, connection, kernel, config).run())
     finally:
         await kernel.close()
 
@@ -220,14 +243,13 @@ async def _until(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None
 @click.option("--node-name", required=True, help="the name of this node's Node object")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="how to reach the API server; without it as a pod does")
 @click.option("--source-dir", type=click.Path(path_type=Path, file_okay=False), help="take manifests from here; no Kubernetes")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML of the ConfigMap's keys")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="the ConfigMap's keys: YAML, or a folder of files")
 def main(node_name: str, kubeconfig: Path | None, source_dir: Path | None, config_file: Path | None) -> None:
     """The node agent: gives this node's pods their network, identity and policy."""
     try:
         settings = settings_of.load(config_file) if config_file else Settings()
-        level = logging.DEBUG if settings.debug else logging.INFO
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
-        asyncio.run(_serve(node_name, settings, kubeconfig, source_dir))
+        set_debug(settings.debug)
+        asyncio.run(_serve(node_name, settings, kubeconfig, source_dir, config_file))
     except PilusError as error:
         click.echo(f"pilus-agent: {error}", err=True)
         sys.exit(1)

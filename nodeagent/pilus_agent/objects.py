@@ -9,6 +9,7 @@ from pilus_api.labels import Labels
 
 Object = dict[str, Any]
 
+NODE_ANNOTATION = "pilus.io/node"
 ENDPOINTS_PATH = "/apis/cilium.io/v2/namespaces/"
 
 
@@ -37,7 +38,8 @@ def endpoint_path(namespace: str, name: str) -> str:
     return f"{ENDPOINTS_PATH}{namespace}/ciliumendpoints/{name}"
 
 
-def cilium_endpoint(endpoint: Endpoint, labels: Labels, node: Address | None) -> Object:
+def cilium_endpoint(endpoint: Endpoint, labels: Labels, node: Address | None, name: str) -> Object:
+    """`node` and `name` are this node's. Its name stands in an annotation, by which admission knows whose the endpoint is."""
     attachment = endpoint.attachment
     pair = {f"ipv{address.version}": str(address) for address in attachment.addresses}
     networking: Object = {"addressing": [pair]}
@@ -64,7 +66,12 @@ def cilium_endpoint(endpoint: Endpoint, labels: Labels, node: Address | None) ->
     return {
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumEndpoint",
-        "metadata": {"name": attachment.pod, "namespace": attachment.namespace, "ownerReferences": [owner]},
+        "metadata": {
+            "name": attachment.pod,
+            "namespace": attachment.namespace,
+            "annotations": {NODE_ANNOTATION: name},
+            "ownerReferences": [owner],
+        },
         "status": status,
     }
 

@@ -11,6 +11,7 @@ from pilus_agent.wiring import Wiring
 from pilus_api.errors import PilusError
 from pilus_api.identities import RESERVED
 from pilus_api.labels import Labels
+from pilus_api.live import LiveSettings
 
 Item = dict[str, Any]
 
@@ -31,8 +32,9 @@ def _shown(family: int, packed: bytes) -> str:
 
 
 class Views:
-    def __init__(self, wiring: Wiring, version: str, started: float) -> None:
+    def __init__(self, wiring: Wiring, version: str, started: float, live: LiveSettings | None = None) -> None:
         self._wiring = wiring
+        self._live = live
         self._version = version
         self._started = started
         self._answers: dict[str, Callable[[Mapping[str, Any]], Item]] = {
@@ -82,6 +84,7 @@ class Views:
             for trouble in wiring.trouble.values()
         ]
         checks += wiring.policy.checks()
+        checks += self._settings()
         maps = [
             {"name": name, "entries": len(tracker.held), "max_entries": wiring.tables.layouts[name].max_entries}
             for name, tracker in wiring.tables.trackers.items()
@@ -96,6 +99,30 @@ class Views:
             "checks": checks,
             "maps": maps,
         }
+
+    def _settings(self) -> list[Item]:
+        """What of the ConfigMap is not so yet."""
+        if self._live is None:
+            return []
+        if self._live.problem:
+            return [
+                {
+                    "name": "settings",
+                    "state": "degraded",
+                    "message": f"the changed settings are not followed: {self._live.problem}",
+                    "action": "correct the ConfigMap pilus-config; until then the former settings hold",
+                }
+            ]
+        if self._live.waiting:
+            return [
+                {
+                    "name": "settings",
+                    "state": "degraded",
+                    "message": f"changed, and waiting for a restart: {', '.join(self._live.waiting)}",
+                    "action": "kubectl --namespace kube-system rollout restart daemonset/pilus",
+                }
+            ]
+        return [{"name": "settings", "state": "ok", "message": "as the ConfigMap has them", "action": ""}]
 
     def _endpoints(self) -> list[Item]:
         found = []

@@ -72,6 +72,11 @@ class Wiring:
         self.desired.put(kind, key, fact)
         self._touch()
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Other values of keys that may change while we run (`pilus_api.settings.LIVE`)."""
+        self.settings = self.desired.settings = settings
+        self._touch()
+
     def synced(self, kind: str) -> None:
         if kind not in self.facts.synced:
             self.facts.synced.add(kind)

@@ -13,6 +13,7 @@ import structlog
 
 from pilus_api import settings
 from pilus_api.errors import PilusError
+from pilus_api.live import LiveSettings
 from pilus_maps.datapath import DESCRIPTION
 from pilus_observer import agent
 from pilus_observer.observer import Observer, Places, alone
@@ -25,7 +26,7 @@ _log = structlog.get_logger(__name__)
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("pilus-observer", description="Tells what happens to packets on this node.")
     parser.add_argument("--node-name", required=True, help="this node's name, for the log")
-    parser.add_argument("--config", type=Path, required=True, help="the settings, a YAML file")
+    parser.add_argument("--config", type=Path, required=True, help="the settings: YAML, or a folder of files")
     parser.add_argument(
         "--description", type=Path, default=DESCRIPTION, help="what the agent's loader wrote (default: %(default)s)"
     )
@@ -58,12 +59,16 @@ def configure_log(node: str, debug: bool) -> None:
     )
 
 
-async def _run(observer: Observer) -> None:
+async def _run(observer: Observer, live: LiveSettings) -> None:
     stop = asyncio.Event()
+    following = asyncio.create_task(live.run(), name="settings")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await observer.run(stop)
+    try:
+        await observer.run(stop)
+    finally:
+        following.cancel()
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -75,7 +80,8 @@ def main(given: Sequence[str] | None = None) -> int:
         observer = Observer(Places(wanted.description, wanted.socket, wanted.agent, wanted.rules, metrics))
         with alone(wanted.socket):
             _log.info("observing")
-            asyncio.run(_run(observer))
+            reads = frozenset({"debug", "hubble-metrics-server"})
+            asyncio.run(_run(observer, LiveSettings(wanted.config, held, lambda _: None, reads)))
             _log.info("stopped")
     except PilusError as error:
         print(f"pilus-observer: {error}", file=sys.stderr)

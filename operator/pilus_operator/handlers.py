@@ -14,7 +14,7 @@ from typing import Any, Final
 import kopf
 import structlog
 
-from pilus_api.connection import Object
+from pilus_api.connection import SERVICE_ACCOUNT, Object
 from pilus_api.errors import PilusError
 from pilus_api.resources.pilusnodestatus import PILUS_NODE_STATUS
 from pilus_api.watch import Backoff
@@ -28,13 +28,15 @@ Receiver = Callable[[str, Object | None], None]
 _log = structlog.get_logger(__name__)
 
 
-def registry(receive: Receiver, kubeconfig: Path | None) -> kopf.OperatorRegistry:
+def registry(receive: Receiver, kubeconfig: Path | None, server: str = "") -> kopf.OperatorRegistry:
     made = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=made)
     def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:
         if kubeconfig is None:
-            return kopf.login_with_service_account(settings=settings)
+            # kopf's own way asks DNS for the API server: on the host's network, before there are Services, nobody answers.
+            token, authority = SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "ca.crt"
+            return kopf.ConnectionInfo(server=server, ca_path=str(authority), token=token.read_text().strip())
         # kopf reads the path from here and nowhere else.
         os.environ["KUBECONFIG"] = str(kubeconfig)
         return kopf.login_with_kubeconfig(settings=settings)
@@ -51,7 +53,7 @@ class KopfEndedError(PilusError):
     """kopf stopped by itself; its log says why."""
 
 
-async def serve(receive: Receiver, kubeconfig: Path | None) -> None:
+async def serve(receive: Receiver, kubeconfig: Path | None, server: str = "") -> None:
     """Run kopf until cancelled. Raises KopfEndedError if it ends by itself.
 
     In a thread and a loop of its own: in ours it would take over the signals, and when it ends it cancels every task of its loop.
@@ -75,7 +77,9 @@ async def serve(receive: Receiver, kubeconfig: Path | None) -> None:
     def work() -> None:
         error = None
         try:
-            kopf.run(registry=registry(across, kubeconfig), settings=settings, standalone=True, clusterwide=True, stop_flag=stop)
+            kopf.run(
+                registry=registry(across, kubeconfig, server), settings=settings, standalone=True, clusterwide=True, stop_flag=stop
+            )
         except Exception as raised:  # noqa: BLE001  # the guard of an eternal task; told on
             error = raised
         if not stop.is_set():
@@ -88,12 +92,12 @@ async def serve(receive: Receiver, kubeconfig: Path | None) -> None:
         stop.set()
 
 
-async def serve_always(receive: Receiver, kubeconfig: Path | None) -> None:
+async def serve_always(receive: Receiver, kubeconfig: Path | None, server: str = "") -> None:
     """The same, and again whenever it ends: it then tells of every object anew."""
     backoff = Backoff(1.0, 30.0)
     while True:
         try:
-            await serve(receive, kubeconfig)
+            await serve(receive, kubeconfig, server)
         except KopfEndedError as error:
             _log.warning("what nodes say is not followed, trying again", error=str(error))
             await asyncio.sleep(backoff.delay())

@@ -54,6 +54,9 @@ class IdentityWriter:
         self._missing: dict[Pairs, None] = {}
         self._marked: dict[Identity, float] = {}
 
+    def reconfigure(self, settings: Settings) -> None:
+        self._settings = settings
+
     # -- events; each returns the pods whose identity may have changed --------------------------------------------------------
 
     def pod(self, key: Key, found: facts.Pod | None) -> Iterable[Key]:

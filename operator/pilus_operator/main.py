@@ -19,6 +19,7 @@ import structlog
 from pilus_api.connection import Connection
 from pilus_api.errors import PilusError
 from pilus_api.listener import Listener, health_listener, metrics_listener
+from pilus_api.live import LiveSettings, set_debug
 from pilus_api.settings import Settings, load
 from pilus_operator.leader import Election
 from pilus_operator.metrics import Metrics
@@ -34,7 +35,7 @@ _log = structlog.get_logger("pilus_operator")
 
 
 def configure_logs(debug: bool) -> None:
-    level = logging.DEBUG if debug else logging.INFO
+    set_debug(debug)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, stream=sys.stderr)
     # It warns that it leaves the signals alone, which is what we want of it.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
@@ -45,7 +46,6 @@ def configure_logs(debug: bool) -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer() if not sys.stderr.isatty() else structlog.dev.ConsoleRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
@@ -53,9 +53,11 @@ def configure_logs(debug: bool) -> None:
 class Operator:
     """One process: standing by, or in a term."""
 
-    def __init__(self, connection: Connection, settings: Settings, kubeconfig: Path | None) -> None:
+    def __init__(self, connection: Connection, settings: Settings, kubeconfig: Path | None, config: Path | None = None) -> None:
         self._connection = connection
         self._settings = settings
+        self._live = LiveSettings(config, settings, self._reconfigure) if config else None
+        self._working: Term | None = None
         self._kubeconfig = kubeconfig
         self._metrics = Metrics()
         self._beat = time.monotonic()
@@ -68,8 +70,16 @@ class Operator:
             for listener in self._listeners():
                 group.create_task(listener.run(), name="listener")
             group.create_task(self._keep_beat(), name="heartbeat")
+            if self._live is not None:
+                group.create_task(self._live.run(), name="settings")
             while True:
                 await self._term()
+
+    def _reconfigure(self, settings: Settings) -> None:
+        self._settings = settings
+        logging.getLogger().setLevel(logging.DEBUG if settings.debug else logging.WARNING)
+        if self._working is not None:
+            self._working.reconfigure(settings)
 
     def _listeners(self) -> list[Listener]:
         found = []
@@ -91,7 +101,7 @@ class Operator:
     async def _term(self) -> None:
         notes = await self._election.acquire()
         _log.info("active", ourselves=self._election.ourselves)
-        term = Term(self._connection, self._settings, self._metrics, self._kubeconfig, dict(notes))
+        term = self._working = Term(self._connection, self._settings, self._metrics, self._kubeconfig, dict(notes))
         self._metrics.leading.set(1)
         work = asyncio.create_task(term.run(), name="term")
         hold = asyncio.create_task(self._election.hold(term.notes), name="lease")
@@ -109,14 +119,14 @@ class Operator:
                 raise result
 
 
-async def serve(connection: Connection, settings: Settings, kubeconfig: Path | None) -> int:
+async def serve(connection: Connection, settings: Settings, kubeconfig: Path | None, config: Path | None = None) -> int:
     """Work until told to end; returns the exit status."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     async with connection:
-        work = asyncio.create_task(Operator(connection, settings, kubeconfig).run(), name="operator")
+        work = asyncio.create_task(Operator(connection, settings, kubeconfig, config).run(), name="operator")
         told = asyncio.create_task(ended.wait(), name="signals")
         await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
         failed = work.done()
@@ -130,14 +140,14 @@ async def serve(connection: Connection, settings: Settings, kubeconfig: Path | N
 
 @click.command()
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="How to reach the API server; in a pod: not needed.")
-@click.option("--config", type=click.Path(path_type=Path), help="The settings: the ConfigMap's keys as a YAML map.")
+@click.option("--config", type=click.Path(path_type=Path), help="The ConfigMap's keys: YAML, or a folder of files.")
 def main(kubeconfig: Path | None, config: Path | None) -> None:
     """The cluster's part of Pilus: identities, pod ranges, endpoint slices and the conditions of policies."""
     try:
         settings = load(config) if config else Settings()
         configure_logs(settings.debug)
-        connection = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster()
-        status = asyncio.run(serve(connection, settings, kubeconfig))
+        connection = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster(settings.k8s_api_server)
+        status = asyncio.run(serve(connection, settings, kubeconfig, config))
     except PilusError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)

@@ -70,6 +70,12 @@ class Term:
         self._judging = Loop("policies", self._judge, metrics)
         self._loops = (self._allocation, self._collection, self._ranging, self._slicing, self._judging)
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Other values of keys that may change while we run."""
+        self._settings = settings
+        self._identities.reconfigure(settings)
+        self._collection.poke()
+
     def notes(self) -> dict[str, str]:
         return {CURSOR: str(self._identities.numbers.cursor)}
 
@@ -92,7 +98,8 @@ class Term:
                 group.create_task(self._follow(path, prune, receive, woken), name=f"watch {path}")
             for loop in self._loops:
                 group.create_task(loop.run(), name=loop.name)
-            group.create_task(handlers.serve_always(self._node_status, self._kubeconfig), name="kopf")
+            server = self._connection.access.server
+            group.create_task(handlers.serve_always(self._node_status, self._kubeconfig, server), name="kopf")
 
     async def _follow(
         self, path: str, prune: Callable[[Object], Any], receive: Callable[[Key, Any], object], woken: tuple[Loop, ...]

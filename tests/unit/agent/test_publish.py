@@ -170,16 +170,18 @@ def test_a_node() -> None:
 def test_an_endpoint() -> None:
     made = attachment("web", 7)
     endpoint = Endpoint(made, Identity(300), b"p", ingress_enforced=True, egress_enforced=False)
-    found = cilium_endpoint(endpoint, (Label("k8s", "app", "web"),), ip_address("192.0.2.1"))
+    found = cilium_endpoint(endpoint, (Label("k8s", "app", "web"),), ip_address("192.0.2.1"), "n1")
     assert endpoint_path("default", "web").endswith("/namespaces/default/ciliumendpoints/web")
     assert found["metadata"]["name"] == "web"
+    assert found["metadata"]["annotations"] == {"pilus.io/node": "n1"}  # by which admission knows whose it is
     assert found["metadata"]["ownerReferences"][0]["uid"] == "uid-web"
     status = found["status"]
     assert (status["id"], status["state"]) == (7, "ready")
     assert status["identity"] == {"id": 300, "labels": ["k8s:app=web"]}
     assert status["networking"] == {"addressing": [{"ipv4": "10.0.1.17"}], "node": "192.0.2.1"}
     assert status["policy"] == {"ingress": {"enforcing": True}, "egress": {"enforcing": False}}
-    waiting = cilium_endpoint(Endpoint(made, None, b"", ingress_enforced=False, egress_enforced=False), (), None)["status"]
+    endpoint = Endpoint(made, None, b"", ingress_enforced=False, egress_enforced=False)
+    waiting = cilium_endpoint(endpoint, (), None, "n1")["status"]
     assert waiting["state"] == "waiting-for-identity"
     assert "identity" not in waiting
     assert "node" not in waiting["networking"]

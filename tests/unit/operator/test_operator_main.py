@@ -54,7 +54,7 @@ async def test_kopf_is_told_to_stop_and_what_it_says_afterwards_is_not_heard(mon
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def registry(receive: handlers.Receiver, kubeconfig: Path | None) -> None:
+    def registry(receive: handlers.Receiver, kubeconfig: Path | None, server: str) -> None:
         tellers.append(receive)
 
     def run(*, stop_flag: Any, **_: Any) -> None:
