@@ -42,12 +42,17 @@ def _named(command: F) -> F:
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(0, MOST_NODES), help="0: a control plane alone.")
 @click.option("--cni", type=click.Choice(["pilus", "ptp"]), default="pilus", show_default=True)
 @click.option("--without", multiple=True, type=click.Choice(["operator", "agent", "observer"]), help="Leave a part out.")
+@click.option("--install", is_flag=True, help="Pilus from its image, by kubectl apply -k manifests/: none of it runs on the host.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A key of the configuration.")
-def up(name: str, nodes: int, cni: str, without: tuple[str, ...], settings: tuple[str, ...]) -> None:
+def up(name: str, nodes: int, cni: str, without: tuple[str, ...], install: bool, settings: tuple[str, ...]) -> None:
     """Bring a lab up; prints what has come up and when."""
     pairs = dict(setting.partition("=")[::2] for setting in settings)
-    made = Lab(name, nodes=nodes, cni="ptp" if cni == "ptp" else "pilus", settings=pairs, without=without)
+    if install and (cni != "pilus" or without or not nodes):
+        raise click.UsageError("--install brings all of Pilus, to nodes: it goes with no --cni, --without or --nodes 0")
+    made = Lab(name, nodes=nodes, cni="ptp" if cni == "ptp" else "none" if install else "pilus", settings=pairs, without=without)
     made.up()
+    if install:
+        made.install()
     click.echo(f"lab {name} is up: pilus lab kubectl --name {name} -- get pods -A", err=True)
 
 

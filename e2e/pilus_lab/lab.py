@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
-from pilus_lab import cgroups, components, pki
+from pilus_lab import cgroups, components, image, pki
 from pilus_lab.binaries import built, images
 from pilus_lab.components import Component
 from pilus_lab.spec import Cni, Node, Spec, states
@@ -185,7 +185,7 @@ class Lab:
                 self._apply_ours()
             for started in nodes:
                 started.result()
-        if self.spec.nodes and (self.spec.cni == "ptp" or "agent" not in self.spec.without):
+        if self.spec.nodes and (self.spec.cni == "ptp" or (self.spec.cni == "pilus" and "agent" not in self.spec.without)):
             self._wait_nodes()
 
     def _spawn_control(self) -> None:
@@ -263,13 +263,12 @@ class Lab:
 
     def _apply_ours(self) -> None:
         """What `kubectl apply -k manifests/` brings in a cluster: CRDs and rights; then the processes, on the host here."""
-        crds = sorted((components.REPOSITORY / "crds").glob("*.yaml"))
-        if crds:
-            self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in crds))
-            self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"--filename={path}" for path in crds))
-        rights = components.REPOSITORY / "manifests" / "rbac.yaml"
-        if rights.exists():
-            self.kubectl("apply", "--server-side", "--filename", str(rights))
+        crds = components.REPOSITORY / "crds"
+        self.kubectl("apply", "--server-side", f"--kustomize={crds}")
+        files = [f"--filename={crds / name}" for name in yaml.safe_load((crds / "kustomization.yaml").read_text())["resources"]]
+        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
+        for name in ("rbac.yaml", "admission.yaml"):
+            self.kubectl("apply", "--server-side", "--filename", str(components.REPOSITORY / "manifests" / name))
         self._phase("custom resources")
         with ThreadPoolExecutor() as pool:
             started = []
@@ -282,6 +281,45 @@ class Lab:
                     started.append(pool.submit(self.start_observer, node.name))
             for start in started:
                 start.result()
+
+    def load_image(self) -> None:
+        """The image of Pilus into every node: built if the cache has none that fits."""
+        archive = image.build(self._phase)
+        self._phase("image of Pilus")
+        ctr = [str(built("ctr")), "--namespace", "k8s.io", "images", "import", "--local", str(archive)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda node: self.node(node.name).exec(ctr, timeout=120), self.spec.nodes))
+        self._phase("image of Pilus in every node")
+
+    def write_overlay(self) -> Path:
+        """manifests/ with what is this lab's own: where the API server is, and the settings. Returns the folder."""
+        self.spec.overlay.mkdir(exist_ok=True)
+        manifests = os.path.relpath(components.REPOSITORY / "manifests", self.spec.overlay)
+        patch = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "pilus-config", "namespace": "kube-system"},
+            "data": SETTINGS | {"k8s-api-server": self.spec.api_url} | self.spec.settings,
+        }
+        held = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [manifests],
+            "patches": [{"patch": yaml.safe_dump(patch)}],
+        }
+        (self.spec.overlay / "kustomization.yaml").write_text(yaml.safe_dump(held))
+        return self.spec.overlay
+
+    def install(self) -> None:
+        """Pilus as people install it: its image in every node, then `kubectl apply -k`. Raises LabError if the nodes don't become
+        Ready by it."""
+        self.load_image()
+        self.kubectl("apply", f"--kustomize={self.write_overlay()}")
+        self._phase("manifests")
+        for what in ("daemonset/pilus", "deployment/pilus-operator"):
+            self.kubectl("rollout", "status", what, "--namespace=kube-system", "--timeout=120s", timeout=150)
+        self._phase("agents and operators ready")
+        self._wait_nodes()
 
     def start_operator(self, name: str = "operator") -> None:
         token = self.kubectl("create", "token", "pilus-operator", "--namespace=kube-system").stdout.strip()

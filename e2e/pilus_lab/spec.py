@@ -12,7 +12,8 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Literal
 
-Cni = Literal["pilus", "ptp"]
+# "none": nodes without a network, for something that is installed afterwards.
+Cni = Literal["pilus", "ptp", "none"]
 
 # The same in every lab: each lives in namespaces of its own, so nothing meets.
 UNDERLAY_IPV4 = "172.30.0.{host}"
@@ -94,6 +95,11 @@ class Spec:
     @property
     def pki(self) -> Path:
         return self.folder / "pki"
+
+    @property
+    def overlay(self) -> Path:
+        """The kustomization that installs Pilus here: manifests/ with this lab's settings."""
+        return self.folder / "install"
 
     @property
     def kubeconfigs(self) -> Path:

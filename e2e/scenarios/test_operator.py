@@ -200,7 +200,7 @@ def test_an_api_server_that_was_away_is_found_again(lab: Lab) -> None:
         ("pilus-agent", "get", "secrets", False),
         ("pilus-agent", "create", "ciliumendpoints.cilium.io", True),
         ("pilus-agent", "patch", "ciliumnodes.cilium.io", True),
-        ("pilus-agent", "update", "pilusnodestatuses.pilus.io", True),
+        ("pilus-agent", "patch", "pilusnodestatuses.pilus.io", True),
         ("pilus-agent", "watch", "endpointslices.discovery.k8s.io", True),
         ("pilus-operator", "create", "ciliumidentities.cilium.io", True),
         ("pilus-operator", "update", "ciliumnetworkpolicies.cilium.io", False),
