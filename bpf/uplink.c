@@ -24,6 +24,29 @@ pilus_always bool pilus_is_nat_port(__be16 port, const struct pilus_settings *no
 	return number >= now->nat_first && number <= now->nat_last;
 }
 
+/* The IPv4 header, if all of it and four bytes more are at hand. */
+pilus_always struct iphdr *pilus_ipv4_at_hand(struct __sk_buff *skb)
+{
+	struct iphdr *ip = (void *)(long)skb->data + PILUS_ETHERNET_LENGTH;
+
+	if (skb->protocol != bpf_htons(PILUS_ETHERTYPE_IPV4) || (void *)(ip + 1) + 4 > (void *)(long)skb->data_end)
+		return NULL;
+	return ip;
+}
+
+/* Whether a packet is this node's own at first sight: whole, to its IPv4 address, and to a port that no masqueraded flow has.
+ * Most of what comes in (every packet of the tunnel) ends here. Says nothing of what it says no to. */
+pilus_always bool pilus_is_own(struct __sk_buff *skb, const struct pilus_settings *now)
+{
+	struct iphdr *ip = pilus_ipv4_at_hand(skb);
+
+	if (!ip || *(u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0x3fff) || ip->daddr != now->node_ipv4.word[0])
+		return false;
+	if (ip->protocol != PILUS_IPPROTO_UDP && ip->protocol != PILUS_IPPROTO_TCP)
+		return false;
+	return !pilus_is_nat_port(*(__be16 *)((void *)(ip + 1) + 2), now);
+}
+
 /* Cost for what is the node's own: a look at the headers. No table is asked, but where the port is one of masquerading's. */
 PILUS_PROGRAM(sched_cls, uplink_from)
 {
@@ -33,7 +56,7 @@ PILUS_PROGRAM(sched_cls, uplink_from)
 	struct pilus_settings *now = settings.lookup(&zero);
 	int result;
 
-	if (!now || !(now->flags & PILUS_SETTING_READY) || skb->vlan_present)
+	if (!now || !(now->flags & PILUS_SETTING_READY) || skb->vlan_present || pilus_is_own(skb, now))
 		return pilus_pass_on(skb, PILUS_HOOK_UPLINK_FROM);
 	if (!pilus_glance_at(skb, &seen)) {
 		bool mine = pilus_is_node(seen.key.family, &seen.key.destination, now);
@@ -186,8 +209,9 @@ PILUS_PROGRAM(sched_cls, uplink_to)
 	u32 zero = 0, family;
 	struct pilus_settings *now = settings.lookup(&zero);
 	struct pilus_ipcache *known;
+	struct iphdr *ip = pilus_ipv4_at_hand(skb);
 
-	if (!now || !(now->flags & PILUS_SETTING_READY))
+	if (!now || !(now->flags & PILUS_SETTING_READY) || (ip && ip->saddr == now->node_ipv4.word[0]))
 		return pilus_pass_on(skb, PILUS_HOOK_UPLINK_TO);
 	if (skb->protocol == bpf_htons(PILUS_ETHERTYPE_IPV4)) {
 		family = PILUS_FAMILY_IPV4;
