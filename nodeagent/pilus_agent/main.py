@@ -35,6 +35,7 @@ from pilus_agent.sources.cni import CniSource
 from pilus_agent.standalone import StandaloneAgent
 from pilus_agent.views import Views
 from pilus_agent.wiring import Wiring
+from pilus_api import policies
 from pilus_api import settings as settings_of
 from pilus_api.connection import ApiError, Connection
 from pilus_api.errors import InvalidError, PilusError
@@ -50,6 +51,8 @@ STATE = Path("/var/lib/pilus")
 _RETRY_SECONDS = 1.0
 # How often everything that the agent says in the API is written anew, changed or not.
 _AGAIN_SECONDS = 300.0
+# When, after serving, what the first policy would wait for is built: the runtime, who has waited for us, is first.
+_PREPARE_SECONDS = 2.0
 
 
 class Agent:
@@ -146,6 +149,7 @@ class Agent:
             _log.warning("other CNI configurations come before ours in the runtime's folder", files=others)
         self._serving = True
         _log.info("serving", node=self._node, ranges=[str(network) for network in self.wiring.own_ranges])
+        asyncio.get_running_loop().call_later(_PREPARE_SECONDS, policies.prepare)
         again = time.monotonic()
         try:
             while True:

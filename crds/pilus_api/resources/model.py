@@ -6,6 +6,7 @@ same meaning, so that a directory of YAML is read as strictly as an API server r
 """
 
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
@@ -60,7 +61,10 @@ class Refusal:
 class Model(BaseModel):
     """A part of an object whose fields are all known: an unknown one is refused, for a mistyped restriction must not vanish."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    # Built when an object of the kind is read first: most processes read few kinds, and an agent's restart waits for its imports.
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, defer_build=True
+    )
 
     # What the schema says beside the fields, such as an anyOf of value validations.
     schema_extra: ClassVar[Mapping[str, Any]] = {}
@@ -70,7 +74,9 @@ class Model(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        names = {name for base in cls.__mro__ for name, held in vars(base).items() if hasattr(held, "refusal")}
+        # Of functions alone: what stands for a validator that is not built yet is built by a look at its attributes.
+        held = ((name, value) for base in cls.__mro__ for name, value in vars(base).items() if isinstance(value, FunctionType))
+        names = {name for name, function in held if hasattr(function, "refusal")}
         cls._refusals = tuple(getattr(cls, name) for name in sorted(names))
 
     @model_validator(mode="after")
