@@ -1,5 +1,5 @@
 # Thin names for scripts that need bash and nothing else; README.md names the scripts.
-.PHONY: demo demo-down test lint image bootstrap lock
+.PHONY: demo demo-down test lint image bench bootstrap lock
 
 demo:
 	@e2e/demo.sh
@@ -15,6 +15,9 @@ lint:
 
 image:
 	@e2e/image.sh
+
+bench: # DOCS=1 copies table and plot into docs/; ARGS="--quick --only packets"
+	@e2e/bench.sh $(if $(DOCS),--docs) $(ARGS)
 
 bootstrap:
 	@e2e/bootstrap.sh

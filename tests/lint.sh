@@ -17,7 +17,7 @@ gate() { # NAME COMMAND...: run them all, so that one run shows every complaint
 gate "style" .venv/bin/ruff check . nodeagent/pilus_cni/pilus-cni
 gate "format" .venv/bin/ruff format --check . nodeagent/pilus_cni/pilus-cni
 gate "types" .venv/bin/mypy crds/pilus_api operator/pilus_operator nodeagent/pilus_agent nodeagent/pilus_maps \
-	nodeagent/pilus_observer nodeagent/pilus_cli e2e/pilus_lab tests
+	nodeagent/pilus_observer nodeagent/pilus_cli e2e/pilus_lab e2e/bench tests
 gate "layers" .venv/bin/lint-imports
 gate "generated CRDs" .venv/bin/python -m pilus_api.schema --check crds
 gate "generated admission of settings" .venv/bin/python -m pilus_api.config_admission --check manifests

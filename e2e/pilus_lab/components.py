@@ -190,7 +190,7 @@ def kube_proxy(spec: Spec, node: Node) -> Component:
             {
                 "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
                 "kind": "KubeProxyConfiguration",
-                "mode": "iptables",
+                "mode": "nftables",
                 "hostnameOverride": node.name,
                 "clusterCIDR": POD_RANGES,
                 "clientConnection": {"kubeconfig": str(spec.kubeconfigs / "system-kube-proxy")},

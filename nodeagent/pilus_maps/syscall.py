@@ -18,6 +18,7 @@ _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = 1, 2, 
 _OBJ_PIN, _OBJ_GET, _PROG_TEST_RUN = 6, 7, 10
 _OBJ_GET_INFO_BY_FD = 15
 _LINK_CREATE, _LINK_UPDATE = 28, 29
+_ENABLE_STATS = 32
 _MAP_LOOKUP_BATCH, _MAP_UPDATE_BATCH, _MAP_DELETE_BATCH = 24, 26, 27
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -166,13 +167,21 @@ def test_run(fd: int, data: bytes, context: bytes, repeat: int) -> tuple[int, by
 
 
 def program_info(fd: int) -> dict[str, int]:
-    """`id`, bytes of translated instructions and how many the verifier looked at (5.16)."""
+    """`id`, translated instructions, how many the verifier looked at (5.16); runs, and their time (see `enable_statistics`)."""
     info = ctypes.create_string_buffer(256)
     packed = struct.pack("=IIQ", fd, len(info), _address(info))
     _bpf(_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(packed, len(packed)), "program info")
     kind, number = struct.unpack_from("=II", info.raw, 0)
     translated = struct.unpack_from("=I", info.raw, 20)[0]
-    return {"type": kind, "id": number, "instructions": translated // 8, "verified": struct.unpack_from("=I", info.raw, 216)[0]}
+    nanoseconds, runs = struct.unpack_from("=QQ", info.raw, 192)
+    verified = struct.unpack_from("=I", info.raw, 216)[0]
+    return {"type": kind, "id": number, "instructions": translated // 8, "verified": verified,
+            "nanoseconds": nanoseconds, "runs": runs}  # fmt: skip
+
+
+def enable_statistics() -> int:
+    """A descriptor: as long as it is open, the kernel counts every program's runs and their time, for 20 to 70 ns a run (5.8)."""
+    return _bpf(_ENABLE_STATS, ctypes.create_string_buffer(struct.pack("=I", 0), 4), "enable statistics")
 
 
 def program_instructions(fd: int) -> bytes:

@@ -1,0 +1,107 @@
+"""How long from the API server being asked for a policy until packets obey it: the kernel's moment, not a status'.
+
+In: a lab, and a stream of numbered datagrams 4,000 times a second between two pods. Out: milliseconds from sending the request to
+the first datagram that was judged by the new policy.
+"""
+
+import asyncio
+import math
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.api import Api
+from bench.bench import Bench
+from bench.clusters import Cluster, cluster
+from bench.figure import Figure, Samples
+from bench.traffic import MANY, PORT, Traffic, compile_program, line
+from pilus_api.connection import Connection
+
+RATE = 4000
+PAUSE = 1.0  # s between requests: what is not enforced by then counts as this
+MEDIAN_GOAL, MOST_GOAL = 10.0, 30.0  # ms
+_SURE = 20  # datagrams in a row with the new fate; one may be lost for other reasons
+NOBODY = {"matchLabels": {"app": "nobody"}}
+CASES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("CiliumNetworkPolicy, other node", "far", "/apis/cilium.io/v2/namespaces/default/ciliumnetworkpolicies", {
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "closed"},
+        "spec": {"endpointSelector": {"matchLabels": {"app": "far"}}, "ingress": [{"fromEndpoints": [NOBODY]}]},
+    }),
+    ("NetworkPolicy, same node", "near", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed"},
+        "spec": {"podSelector": {"matchLabels": {"app": "near"}}, "policyTypes": ["Ingress"],
+                 "ingress": [{"from": [{"podSelector": NOBODY}]}]},
+    }),
+)  # fmt: skip
+
+
+def read(path: Path) -> list[tuple[int, bool]]:
+    """Of each datagram: when it went (ns), and whether it was answered."""
+    return [(sent, answered > 0) for sent, answered in struct.iter_unpack("=qq", path.read_bytes())]
+
+
+def moment(pulses: list[tuple[int, bool]], asked: int, answered: bool) -> float:
+    """Milliseconds from `asked` (ns) to the first datagram with this fate that many share; infinite if there is none."""
+    run: int | None = None
+    length = 0
+    for sent, fate in pulses:
+        if sent < asked:
+            continue
+        if fate != answered:
+            run, length = None, 0
+            continue
+        run, length = (sent if run is None else run), length + 1
+        if length == _SURE:
+            return (run - asked) / 1e6
+    return math.inf
+
+
+def changes(bench: Bench, made: Cluster, api: Api, traffic: Traffic, case: int, times: int) -> tuple[list[float], list[float]]:
+    """Milliseconds until closed, and until open again."""
+    _, server, path, body = CASES[case]
+    seconds = times * 2 * PAUSE + 1.5
+    records = bench.folder / f"pulse-{case}"
+    asked: list[tuple[int, bool]] = []
+    process = traffic.start(made.place("client"), "pulse", made.address(server), PORT + MANY, seconds, RATE, records)
+    line(process)
+
+    async def all_of_it(connection: Connection) -> None:
+        for _ in range(times):
+            asked.append((time.monotonic_ns(), False))
+            await connection.post(path, body)
+            await asyncio.sleep(PAUSE)
+            asked.append((time.monotonic_ns(), True))
+            await connection.delete(f"{path}/closed")
+            await asyncio.sleep(PAUSE)
+
+    api.call(all_of_it, seconds + 30)
+    traffic.finish(process, seconds)
+    pulses = read(records)
+    records.unlink()
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for number, (at, answered) in enumerate(asked):
+        until = asked[number + 1][0] if number + 1 < len(asked) else pulses[-1][0] + 1
+        taken = moment([one for one in pulses if at <= one[0] < until], at, answered)
+        if taken == math.inf:
+            bench.say(f"request {number} was not enforced within {PAUSE} s")
+        found[answered].append(min(taken, PAUSE * 1000))
+    return found[False], found[True]
+
+
+def measure(bench: Bench) -> Iterator[Figure]:
+    times = bench.rounds(20, 5)
+    with Traffic(compile_program(bench.folder)) as traffic, cluster("policy") as made, Api(made) as api:
+        bench.say("a cluster for policies that come and go")
+        made.pods(traffic)
+        for number, (name, *_) in enumerate(CASES):
+            bench.say(f"{name}: {times} times closed and opened")
+            closed, opened = (Samples.of(held) for held in changes(bench, made, api, traffic, number, times))
+            for what, found in (("API request to enforced", closed), ("API request to open again", opened)):
+                judged = found is closed
+                yield Figure(f"{what}, {name}, p50 of {times}", "ms", found.median, spread=found.spread, judged="value",
+                             goal=MEDIAN_GOAL if judged else None)  # fmt: skip
+                yield Figure(
+                    f"{what}, {name}, most of {times}", "ms", found.most, judged="value", goal=MOST_GOAL if judged else None
+                )
