@@ -1,12 +1,11 @@
 """How many worlds are tried: 500, or PILUS_SOAK of them."""
 
-import os
-
 from hypothesis import HealthCheck, settings
+from tests.soak import SOAK
 
 settings.register_profile(
     "worlds",
-    max_examples=int(os.environ.get("PILUS_SOAK", "500")),
+    max_examples=SOAK,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
