@@ -1,5 +1,5 @@
 # Thin names for scripts that need bash and nothing else; README.md names the scripts.
-.PHONY: demo demo-down test lint image bench bootstrap lock
+.PHONY: demo demo-down test soak lint image bench bootstrap lock
 
 demo:
 	@e2e/demo.sh
@@ -9,6 +9,9 @@ demo-down:
 
 test:
 	@tests/run.sh
+
+soak: # the long forms; an hour
+	@tests/soak.sh
 
 lint:
 	@tests/lint.sh

@@ -1,7 +1,7 @@
 """How long a scenario runs: short in `make test`, long in `make soak`, which sets PILUS_SOAK.
 
-PILUS_SOAK is a number: of worlds that each property test tries (tests/properties). Whoever has no worlds to count runs its long form
-as soon as the number is above what `make test` has.
+PILUS_SOAK is a number: of worlds that each property test tries (tests/properties). Whoever has no worlds to count runs its long
+form as soon as the number is above what `make test` has.
 """
 
 import os

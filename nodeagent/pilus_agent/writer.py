@@ -81,7 +81,7 @@ class Writer:
             if not allowed(table, frozenset(failed)):
                 failed.add(table)
                 continue
-            rows = dict(tracker.updates)
+            rows = _old_rows_first(tracker.updates, tracker.held)
             self._note_raised(table, rows, rows)
             try:
                 tracker.wrote(await self._kernel.call(self._kernel.write, table, rows))
@@ -191,3 +191,8 @@ class Writer:
         self._to_raise.difference_update(slots)
         self._troubles.resolve("generation")
         return True
+
+
+def _old_rows_first(updates: Mapping[bytes, bytes], held: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """What changes has its place in a full table; it must not wait behind what is new and finds none."""
+    return {key: updates[key] for key in sorted(updates, key=lambda key: key not in held)}

@@ -30,7 +30,7 @@ NODE2 = "192.0.2.2"
 
 
 class LiveKernel(FakeKernel):
-    """Rows go into the real maps one at a time. `between` is called after each; `lives` as in FakeKernel, generations counted too."""
+    """Rows go into the real maps one at a time. `between` is called after each; `lives` as in FakeKernel, generations too."""
 
     def __init__(self, datapath: Datapath, links: FakeNetlink | None = None) -> None:
         held = {table: datapath.map(table).items_raw() for table in WRITE_ORDER}
@@ -128,9 +128,7 @@ class Prober:
             return {probe: self.passes(probe, flags) for probe in probes}
 
 
-PROBES = tuple(
-    Probe(source, to, port) for source in (*PODS, *REMOTES) for to in PODS for port in (80, 443) if source != to
-)
+PROBES = tuple(Probe(source, to, port) for source in (*PODS, *REMOTES) for to in PODS for port in (80, 443) if source != to)
 
 
 def empty(datapath: Datapath) -> None:

@@ -22,6 +22,7 @@ from tests.unit.agent.fakes import Killed, World, allow_from, no_cgroup, pod, po
 
 from pilus_agent import writer
 from pilus_agent.datapath.kernel import Kernel
+from pilus_agent.diff.order import WRITE_ORDER
 from pilus_maps import Datapath
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1200)]
@@ -68,6 +69,11 @@ def _here(probe: Probe, *, web2: bool = False, data2: bool = False) -> bool:
     return (web2 or "web2" not in (probe.source, probe.to)) and (data2 or probe.source != "data2")
 
 
+def _data2(world: World) -> None:
+    world.identity(310, live.DATA2)
+    world.wiring.put("slices", "t", remote("data2", 310, "10.0.2.8"))
+
+
 ADDRESSES = {
     "endpointSelector": {"matchLabels": {"app": "api"}},
     "ingress": [{"fromCIDRSet": [{"cidr": "198.51.100.0/24"}]}, *allow_from("api", "web", port=443)["ingress"]],
@@ -83,7 +89,7 @@ STEPS = (
     Step("one more pod", lambda world: world.pod(3, live.WEB2),
          lambda p: _here(p, web2=True) and ((p.source, p.port) == ("data", 443) if p.to != "api" else p.port == 80), whole=False),
     Step("one more identity, which a policy selects",
-         lambda world: (world.identity(310, live.DATA2), world.wiring.put("slices", "t", remote("data2", 310, "10.0.2.8"))),
+         _data2,
          lambda p: (p.source.startswith("data") and p.port == 443) if p.to != "api" else p.port == 80, whole=False),
     Step("rules by address", _put("b", ADDRESSES, 2),
          lambda p: (p.source.startswith("data") and p.port == 443) if p.to != "api" else
@@ -236,14 +242,10 @@ async def _inherited(datapath: Datapath, prober: Prober, first: LiveKernel, reac
 def _never(_: LiveKernel, __: Iterable[int]) -> None: ...
 
 
-MUTANTS = {
-    "endpoints before their policy": lambda: patch.object(
-        writer, "WRITE_ORDER", ("endpoints", *(table for table in writer.WRITE_ORDER if table != "endpoints"))
-    ),
-    "port tables last": lambda: patch.object(
-        writer, "WRITE_ORDER", (*(table for table in writer.WRITE_ORDER if table != "verdicts"), "verdicts")
-    ),
-    "no generation raised": lambda: patch.object(LiveKernel, "raise_generations", _never),
+MUTANTS: dict[str, tuple[object, str, object]] = {
+    "endpoints before their policy": (writer, "WRITE_ORDER", ("endpoints", *(one for one in WRITE_ORDER if one != "endpoints"))),
+    "port tables last": (writer, "WRITE_ORDER", (*(one for one in WRITE_ORDER if one != "verdicts"), "verdicts")),
+    "no generation raised": (LiveKernel, "raise_generations", _never),
 }
 
 
@@ -252,7 +254,7 @@ async def test_a_wrong_order_would_be_seen(datapath: Datapath, prober: Prober, m
     """The tests above can fail."""
     live.empty(datapath)
     made = live.world(LiveKernel(datapath))
-    with MUTANTS[mutant](), pytest.raises((AssertionError, BaseExceptionGroup)) as seen:
+    with patch.object(*MUTANTS[mutant]), pytest.raises((AssertionError, BaseExceptionGroup)) as seen:
         async with made.running():
             await _through(prober, made, 5)
     assert seen.type is AssertionError or seen.group_contains(AssertionError)

@@ -14,14 +14,14 @@ from tests.kernel.live import PROBES, LiveKernel, Prober
 from tests.loaded import loaded
 from tests.unit.agent.fakes import World, allow_from, pod, policy, quicken, remote
 
-from pilus_agent.facts import Attachment, Node
+from pilus_agent.facts import EndpointSlice, Node, Service, ServiceEndpoint, ServicePort
 from pilus_agent.metrics import Metrics
-from pilus_agent.sources.services import service_of, slice_of
 from pilus_agent.views import Views
 from pilus_maps import Datapath
 
 pytestmark = pytest.mark.kernel
-SIZES = {"ENDPOINTS": 10, "IPCACHE": 24, "POD_RANGES": 6, "IDENTITIES": 24, "POLICIES": 6, "PEERS": 24, "CIDRS": 8, "VERDICTS": 24}
+SIZES = {"ENDPOINTS": 10, "IPCACHE": 24, "POD_RANGES": 6, "IDENTITIES": 40, "POLICIES": 2, "PEERS": 24, "CIDRS": 8, "VERDICTS": 24,
+         "SERVICES": 8, "BACKENDS": 32}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def _nodes(world: World, more: bool) -> None:
 
 
 def _identities(world: World, more: bool) -> None:
-    for number in range(400, 430):
+    for number in range(400, 450):
         if more:
             world.identity(number, pod(f"id{number}", app=f"id{number}"))
         else:
@@ -77,23 +77,24 @@ def _identities(world: World, more: bool) -> None:
 
 
 def _policies(world: World, more: bool) -> None:
-    """Each pod its own."""
-    for number in range(4, 7):
-        one = pod(f"more{number}", app=f"own{number}")
-        world.identity(310 + number, one)
-    for number in range(8):
-        subject = {"endpointSelector": {"matchLabels": {"app": "api" if number % 2 else "web2"}}, "egress": [{}]}
-        _put(world, f"p{number}", subject if more and number < 1 else None)
+    """Each pod has its own."""
+    for number, name in ((2, "api"), (4, "own4")):
+        if number > 2 and more:
+            world.identity(305, pod(name, app=name))
+            world.pod(number, pod(name, app=name))
+        elif number > 2:
+            world.wiring.put("attachments", f"c-{name}/eth0", None)
+        _put(world, f"of-{name}", allow_from(name, "web", port=number) if more else None)
 
 
 def _peers(world: World, more: bool) -> None:
     """Selects one identity after the other."""
-    for number in range(400, 408):
+    for number in range(400, 412):
         if more:
             world.identity(number, pod(f"id{number}", app=f"id{number}"))
         else:
             world.wiring.put("identities", str(number), None)
-    _put(world, "wide", _each([f"id{number}" for number in range(400, 408)]) if more else None)
+    _put(world, "wide", _each([f"id{number}" for number in range(400, 412)]) if more else None)
 
 
 def _each(apps: list[str]) -> dict[str, Any]:
@@ -116,6 +117,23 @@ def _verdicts(world: World, more: bool) -> None:
     _put(world, "ports", spec if more else None)
 
 
+def _service(world: World, name: str, ports: int, backends: int) -> None:
+    """`ports` 0: there is none."""
+    listed = tuple(ServicePort(f"p{number}", 6, 80 + number) for number in range(ports))
+    ends = tuple(ServiceEndpoint(ip_address(f"10.0.2.{number}")) for number in range(10, 10 + backends))
+    service = Service("default", name, "ClusterIP", (ip_address("10.96.0.10"),), listed)
+    world.wiring.put("services", f"default/{name}", service if ports else None)
+    world.wiring.put("endpointslices", f"default/{name}-x", EndpointSlice(f"default/{name}", listed, ends) if ports else None)
+
+
+def _services(world: World, more: bool) -> None:
+    _service(world, "many", 20 if more else 0, 1)
+
+
+def _backends(world: World, more: bool) -> None:
+    _service(world, "large", 1 if more else 0, 40)
+
+
 @dataclass(frozen=True)
 class Overflow:
     """`fill(world, True)` wants more than the table holds; `fill(world, False)` takes it back. `policy`: whose condition tells."""
@@ -126,8 +144,10 @@ class Overflow:
 
 
 OVERFLOWS = (
-    Overflow("endpoints", _pods), Overflow("ipcache", _remotes), Overflow("pod_ranges", _nodes), Overflow("identities", _identities),
-    Overflow("peers", _peers, "wide"), Overflow("cidrs", _cidrs, "cidrs"), Overflow("verdicts", _verdicts, "ports"),
+    Overflow("endpoints", _pods), Overflow("ipcache", _remotes), Overflow("pod_ranges", _nodes),
+    Overflow("identities", _identities), Overflow("services", _services), Overflow("backends", _backends),
+    Overflow("policies", _policies, "of-own4"), Overflow("peers", _peers, "wide"), Overflow("cidrs", _cidrs, "cidrs"),
+    Overflow("verdicts", _verdicts, "ports"),
 )  # fmt: skip
 
 
