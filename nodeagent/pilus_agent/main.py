@@ -30,7 +30,7 @@ from pilus_agent.metrics import Metrics
 from pilus_agent.objects import ENDPOINTS_PATH, cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
 from pilus_agent.publish import Publisher
 from pilus_agent.server import Server
-from pilus_agent.sources import kubernetes, services
+from pilus_agent.sources import kubernetes, netlink, services
 from pilus_agent.sources.cni import CniSource
 from pilus_agent.standalone import StandaloneAgent
 from pilus_agent.views import Views
@@ -106,6 +106,7 @@ class Agent:
                     name="sources",
                 )
                 tasks.create_task(self.wiring.run(), name="wiring")
+                tasks.create_task(netlink.follow(self.wiring), name="netlink")
                 if self._metrics_at:
                     tasks.create_task(metrics_listener(self._metrics_at, self._metrics.text).run(), name="metrics")
                 tasks.create_task(self._serve(uid, addresses), name="serve")

@@ -17,6 +17,7 @@ from pilus_agent.facts import Address
 from pilus_agent.ipam import Allocator
 from pilus_agent.objects import routers_of
 from pilus_agent.server import Server
+from pilus_agent.sources import netlink
 from pilus_agent.sources.cni_request import CniError, Code, answer_error
 from pilus_agent.sources.directory import DirectorySource
 from pilus_agent.views import Views
@@ -58,6 +59,7 @@ class StandaloneAgent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._source.run(self._changed), name="directory")
                 tasks.create_task(self.wiring.run(), name="wiring")
+                tasks.create_task(netlink.follow(self.wiring), name="netlink")
                 tasks.create_task(self._connect(), name="connect")
         finally:
             await self._server.close()

@@ -6,6 +6,7 @@ publishes what is realised, whatever has happened before.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,13 +15,13 @@ import structlog
 from pilus_agent.attachments import key_of
 from pilus_agent.datapath import cgroup
 from pilus_agent.datapath.kernel import Kernel
-from pilus_agent.datapath.links import ROUTER_LINK, TUNNEL_LINK
-from pilus_agent.datapath.node import NodeLinks, NodePlan, audit, ensure_node
+from pilus_agent.datapath.node import NodeLinks, NodePlan, Seen, audit, ensure_node, seen
 from pilus_agent.decisions import Decisions
 from pilus_agent.desired.addresses import family, raw
 from pilus_agent.desired.endpoints import Endpoint
 from pilus_agent.diff.order import WRITE_ORDER
 from pilus_agent.facts import Attachment, Network, Node
+from pilus_agent.sources.netlink import EVERY
 from pilus_agent.tables import Tables
 from pilus_agent.writer import Trouble, Troubles, Writer
 from pilus_api.errors import PilusError
@@ -37,6 +38,8 @@ _DECIDING = frozenset({*WRITE_ORDER, "links", "generation"})
 
 _AUDIT_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
+# Every how many audits addresses and routes are looked at although nothing was told.
+_WAYS_EVERY = 30
 
 
 class Wiring:
@@ -60,6 +63,8 @@ class Wiring:
         self._revision = 0
         self.needed = needed
         self._made: NodePlan | None = None  # the plan that `links` came from
+        self._seen = Seen((), None)  # what they were like right afterwards
+        self._moved = asyncio.Event()
         self._changed = asyncio.Event()
         self._writer = Writer(kernel, self.tables, self.troubles, self.desired.swept, self._changed.set)
         self._passed = asyncio.Condition()
@@ -86,6 +91,15 @@ class Wiring:
         """No identity came in time: the endpoint starts as `reserved:init`."""
         self.desired.give_up(key)
         self._touch()
+
+    def links_moved(self, links: frozenset[int]) -> None:
+        """See sources.netlink.Sink."""
+        held = self.links
+        if held is None:
+            return
+        own = {EVERY, held.uplink_ifindex, held.router_ifindex, held.tunnel_ifindex}
+        if links & own or any(end.attachment.ifindex in links for end in self.endpoints.values()):
+            self._moved.set()
 
     def _touch(self) -> None:
         self._revision += 1
@@ -186,59 +200,81 @@ class Wiring:
 
     async def _pass(self) -> bool:
         self.desired.decide_nodes()
-        links = await self._ensure_links()
+        made = await self._ensure_links()
+        links = self.links
         if links is None:
             return False
         self.desired.decide_endpoints()
         self.desired.decide_addresses()
         self.desired.decide_settings(links)
         self.services.settle(self.tables)
-        return await self._writer.write()
+        # Links that can't be made now (the uplink is down) keep nothing else from being enforced.
+        return await self._writer.write() and made
 
-    async def _ensure_links(self) -> NodeLinks | None:
+    async def _ensure_links(self) -> bool:
+        """Whether they are as planned."""
         plan = self.desired.plan
         if plan is None:
             self.troubles.report("links", "this node has no pod range yet: the operator gives it one in its CiliumNode")
-            return None
+            return False
         if plan == self._made:
-            return self.links
+            return True
         try:
-            self.links = await self.kernel.call(lambda: ensure_node(self.kernel.netlink(), plan))
+            self.links, self._seen = await self.kernel.call(self._ensure, plan)
         except Exception as error:  # noqa: BLE001  # the reconcile loop: whatever netlink says, it is told and tried again
             self.troubles.report("links", f"this node's links can't be made: {error}")
-            return None
+            return False
         self._made = plan
         self.troubles.resolve("links")
-        return self.links
+        return True
+
+    def _ensure(self, plan: NodePlan) -> tuple[NodeLinks, Seen]:
+        netlink = self.kernel.netlink()
+        links = ensure_node(netlink, plan)
+        if self.realised:  # a link that was made anew is not left without programs until the next audit
+            audit(netlink, self.kernel.datapath, links.uplink_ifindex)
+        return links, seen(netlink, plan, ways=True)
 
     # -- audit -----------------------------------------------------------------------------------------------------------
 
     async def _attach(self) -> None:
         try:
-            await self.kernel.call(self._audit)
+            await self.kernel.call(self._audit, False)
         except Exception as error:  # noqa: BLE001  # the reconcile loop: the audit tries again
             self.troubles.report("audit", f"programs can't be attached: {error}")
         await self._attach_sockets()
 
     async def _audits(self) -> None:
-        """Every second: is everything still attached, and every link there? What is not comes back."""
+        """Every second, and when the kernel tells of a change: is everything still attached, and every link as it was made? What is
+        not comes back. Addresses and routes are looked at when something was told, and now and then."""
+        looked = 0
         while True:
-            await asyncio.sleep(_AUDIT_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_AUDIT_SECONDS):
+                    await self._moved.wait()
+                    await asyncio.sleep(_AUDIT_SECONDS / 20)  # whatever happens beside us, we look no more often than this
+            told = self._moved.is_set() or looked % _WAYS_EVERY == 0
+            self._moved.clear()
             if self._made is None or not self.realised:
                 continue
+            looked += 1
             try:
-                repaired, missing = await self.kernel.call(self._audit)
+                repaired, moved = await self.kernel.call(self._audit, told)
             except Exception as error:  # noqa: BLE001  # the guard of an eternal task
                 self.troubles.report("audit", f"filters can't be looked at: {error}")
+                self._make_again()
                 continue
             self.troubles.resolve("audit")
             await self._attach_sockets()
             if repaired:
                 _log.warning("filters were missing or old, put back", links=repaired)
-            if missing:
-                _log.warning("links of this node were missing, made again", links=missing)
-                self._made = None
-                self._changed.set()
+            if moved:
+                _log.warning("links or routes of this node are not as they were, made again")
+                self._make_again()
+
+    def _make_again(self) -> None:
+        self._made = None
+        self._changed.set()
 
     async def _attach_sockets(self) -> None:
         """The programs for Services: on the node's cgroup, where there is one."""
@@ -249,12 +285,11 @@ class Wiring:
             return
         self.troubles.resolve("cgroup")
 
-    def _audit(self) -> tuple[list[str], list[str]]:
+    def _audit(self, ways: bool) -> tuple[list[str], bool]:
+        """Which links had to get their programs back; whether links (with `ways`: addresses, routes) are other than made."""
         netlink = self.kernel.netlink()
-        wanted = [ROUTER_LINK, TUNNEL_LINK] if self.settings.routing_mode == "tunnel" else [ROUTER_LINK]
-        missing = [name for name in wanted if not netlink.index(name)]
-        uplink = self.links.uplink_ifindex if self.links else 0
-        if self._made and netlink.uplink_of(self._made.underlay) != uplink:  # made anew, or its address moved to another
-            missing.append("uplink")
-            uplink = 0
-        return audit(netlink, self.kernel.datapath, uplink), missing
+        repaired = audit(netlink, self.kernel.datapath, self.links.uplink_ifindex if self.links else 0)
+        if self._made is None:
+            return repaired, False
+        now = seen(netlink, self._made, ways=ways)
+        return repaired, now.links != self._seen.links or (ways and now.ways != self._seen.ways)

@@ -34,6 +34,7 @@ _CLONE_NEWNET = 0x40000000
 _INGRESS, _EGRESS = "ffff:fff2", "ffff:fff3"
 _NO_DAD = 0x02
 _PERMANENT = 0x80
+_UP = 1  # IFF_UP
 _LINK_LOCAL = 253  # a scope
 _KERNELS_OWN = 2  # a route's origin
 ROUTE_PROTOCOL: Final = (
@@ -131,6 +132,29 @@ class Netlink:
             if name.startswith(POD_LINKS) and alias.startswith(ALIAS):
                 found.append(PodLink(name, int(link["index"]), str(link.get("IFLA_ADDRESS")), alias.removeprefix(ALIAS)))
         return found
+
+    @_or_else("look at a link")
+    def state(self, link: str | int) -> tuple[int, int, bool]:
+        """Index, MTU, and whether it is up; zeros without one."""
+        index = self.index(link) if isinstance(link, str) else link
+        if index:
+            with _suppress(errno.ENODEV):  # gone meanwhile
+                held = self._ip.link("get", index=index)[0]
+                return index, int(held.get("IFLA_MTU")), bool(held["flags"] & _UP)
+        return 0, 0, False
+
+    @_or_else("look at the addresses and routes of a link")
+    def ways(self, index: int, *, ours: bool = False) -> frozenset[tuple[object, ...]]:
+        """Its addresses and the routes by it; with `ours` only routes that bear our mark. Reads the whole table of routes."""
+        found: set[tuple[object, ...]] = set()
+        if not ours:
+            found |= {(str(one.get("IFA_ADDRESS")), int(one["prefixlen"])) for one in self._ip.get_addr(index=index)}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for route in self._ip.get_routes(family=family, oif=index, table=254):
+                if not ours or route["proto"] == _OURS:
+                    gateway, source = str(route.get("RTA_GATEWAY")), str(route.get("RTA_PREFSRC"))
+                    found.add((family, str(route.get("RTA_DST")), int(route["dst_len"]), gateway, source))
+        return frozenset(found)
 
     def uplink_of(self, address: Address) -> int:
         """The link that has one of this node's own addresses. Raises LinkError if none has."""

@@ -7,7 +7,7 @@ second: a link or filter that somebody took away is back by then, and meanwhile 
 from dataclasses import dataclass
 from typing import Final
 
-from pilus_agent.datapath.links import TUNNEL_LINK, Netlink, PodLink
+from pilus_agent.datapath.links import ROUTER_LINK, ROUTER_PEER, TUNNEL_LINK, Netlink, PodLink
 from pilus_agent.facts import Address, Network
 from pilus_maps import Datapath
 
@@ -58,6 +58,25 @@ def ensure_node(netlink: Netlink, plan: NodePlan) -> NodeLinks:
         netlink.reserve_ports(*plan.nat_ports)
     netlink.ensure_direct_routes(uplink, dict(plan.direct))
     return NodeLinks(uplink, router, tunnel, mtu, uplink_mtu)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What `ensure_node` has made or gone by, as it is at one moment. Only to be compared."""
+
+    links: tuple[object, ...]
+    ways: tuple[object, ...] | None  # addresses and routes; None: not looked at
+
+
+def seen(netlink: Netlink, plan: NodePlan, *, ways: bool) -> Seen:
+    """Another result than right after `ensure_node`: somebody has changed something, and it is to be asked again. Changes nothing,
+    and so tells itself nothing. `ways` costs a dump of the node's routes. Raises LinkError."""
+    uplink = netlink.uplink_of(plan.underlay)
+    links = tuple(netlink.state(link) for link in (uplink, ROUTER_LINK, ROUTER_PEER, TUNNEL_LINK))
+    if not ways:
+        return Seen(links, None)
+    made = tuple(netlink.ways(index) for index in map(netlink.index, (ROUTER_LINK, TUNNEL_LINK)) if index)
+    return Seen(links, (*made, netlink.ways(uplink, ours=True) if plan.direct else ()))
 
 
 def attach(netlink: Netlink, datapath: Datapath, ifindex: int, place: str, priority: int = 1) -> bool:

@@ -131,6 +131,13 @@ class FakeNetlink(Netlink):
         self._maybe("uplink_of", address)
         return 1
 
+    def state(self, link: str | int) -> tuple[int, int, bool]:
+        index = self.index(link) if isinstance(link, str) else link
+        return (index, self.mtu(index), True) if index else (0, 0, False)
+
+    def ways(self, index: int, *, ours: bool = False) -> frozenset[tuple[object, ...]]:
+        return frozenset(self.direct_routes.items() if ours else ((one,) for one in self.routes))
+
     def ensure_router(self, addresses: Iterable[Address], mtu: int) -> int:
         return self.index("pilus_host") or self._new("pilus_host").index
 
