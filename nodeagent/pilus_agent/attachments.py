@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from pilus_agent.facts import Attachment
+from pilus_agent.facts import Address, Attachment
 
 _log = structlog.get_logger(__name__)
 _LAST_NUMBER = 65535
@@ -42,7 +42,9 @@ class AttachmentFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._released = folder.with_name(f"{folder.name}-released")
+        for one in (self._folder, self._released):
+            one.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def read(self) -> dict[str, Attachment]:
         found: dict[str, Attachment] = {}
@@ -62,8 +64,32 @@ class AttachmentFiles:
         scratch.write_text(json.dumps(held))
         scratch.replace(path)
 
-    def remove(self, attachment: Attachment) -> None:
+    def remove(self, attachment: Attachment, since: float) -> None:
+        """Its addresses rest from `since` on (seconds, monotonic): the next agent has to know as well."""
+        held = {"addresses": [str(address) for address in attachment.addresses], "since": since}
+        path = self._released / f"{attachment.number}.json"
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(held))
+        scratch.replace(path)
         (self._folder / f"{attachment.number}.json").unlink(missing_ok=True)
+
+    def released(self, before: float) -> dict[Address, float]:
+        """Since when addresses rest. Forgets what was released before that moment, and what can't be read."""
+        found: dict[Address, float] = {}
+        for path in self._released.glob("*.json"):
+            try:
+                held = json.loads(path.read_text())
+                since = float(held["since"])
+                if since < before:
+                    path.unlink(missing_ok=True)
+                    continue
+                for text in held["addresses"]:
+                    address = ip_address(str(text))
+                    found[address] = max(since, found.get(address, since))
+            except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+                _log.warning("a released endpoint's file can't be read, left out", path=str(path), error=repr(error))
+                path.unlink(missing_ok=True)
+        return found
 
 
 class Numbers:

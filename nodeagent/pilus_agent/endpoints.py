@@ -59,7 +59,7 @@ class Endpoints:
             link = links.get(key)
             if link is None or link.ifindex != attachment.ifindex:
                 _log.info("an endpoint's link went while no agent ran", endpoint=key)
-                self._files.remove(attachment)
+                self._files.remove(attachment, time.monotonic())
                 continue
             try:
                 for address in attachment.addresses:
@@ -67,10 +67,12 @@ class Endpoints:
             except HeldError as error:
                 _log.warning("an endpoint's file contradicts another, left out", endpoint=key, error=str(error))
                 self.allocator.release(key, time.monotonic())
-                self._files.remove(attachment)
+                self._files.remove(attachment, time.monotonic())
                 continue
             self._numbers.hold(attachment.number)
             self.attachments[key] = attachment
+        for address, since in self._files.released(time.monotonic() - self.allocator.rest).items():
+            self.allocator.rest_since(address, since)
         for link in strangers(list(links.values()), set(self.attachments)):
             _log.info("a link of a pod that nobody knows, removed", link=link.name, container=link.container)
             await self._kernel.call(self._delete_link, link)
@@ -134,7 +136,8 @@ class Endpoints:
         # Only now: what fails above is asked for again, and `restore` may have found it meanwhile.
         attachment = self.attachments.pop(key, None)
         if attachment is not None:
-            self._files.remove(attachment)
+            self._files.remove(attachment, time.monotonic())
+            self._files.released(time.monotonic() - self.allocator.rest)  # those that have rested need no file any more
         return attachment
 
     def forget(self, attachment: Attachment) -> None:

@@ -109,6 +109,7 @@ class Allocator:
         self._ranges: dict[Network, _Range] = {}
         self._owners: dict[str, dict[Address, None]] = {}  # as an ordered set
         self._holders: dict[Address, str] = {}
+        self._early: dict[Address, float] = {}  # released, and of a range that is not known yet
         for network in ranges:
             self.add(network)
 
@@ -129,6 +130,8 @@ class Allocator:
             if address in network and added.usable(int(address)):
                 added.hold(int(address))
         self._ranges[network] = added
+        for address in [address for address in self._early if address in network]:
+            self.rest_since(address, self._early.pop(address))
 
     def retire(self, network: Network) -> None:
         """Give nothing out of it any more, so that it gets empty. Idempotent."""
@@ -205,9 +208,11 @@ class Allocator:
         self._own(owner, address)
 
     def rest_since(self, address: Address, since: float) -> None:
-        """It was released before this agent started. Does nothing if it is held, or is of no range."""
+        """It was released before this agent started; also out of a range that is not known yet. Does nothing if it is held."""
         within = self._range_of(address)
-        if within is not None and address not in self._holders and within.usable(int(address)):
+        if within is None:
+            self._early[address] = since
+        elif address not in self._holders and within.usable(int(address)):
             within.release(int(address), since)
             within.released = dict(sorted(within.released.items(), key=lambda one: one[1]))
 

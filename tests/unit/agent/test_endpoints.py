@@ -258,8 +258,8 @@ def test_a_file_for_each(files: AttachmentFiles, tmp_path: Path) -> None:
     assert files.read() == {key_of(one): one, key_of(two): two}
     assert names(tmp_path) == ["1.json", "2.json"]
     assert (tmp_path / "endpoints").stat().st_mode & 0o077 == 0
-    files.remove(one)
-    files.remove(one)
+    files.remove(one, 0.0)
+    files.remove(one, 0.0)
     assert files.read() == {key_of(two): two}
 
 
@@ -350,3 +350,32 @@ def test_numbers_end() -> None:
         numbers.take()
     numbers.give_back(9)
     assert numbers.take() == 9
+
+
+async def test_a_released_address_rests_also_when_the_agent_restarts(kernel: FakeKernel, netns: str, tmp_path: Path) -> None:
+    """Others learn late whose it is, whoever gives it out."""
+    network = ip_network("10.0.1.0/24")
+    first = Endpoints(kernel, AttachmentFiles(tmp_path / "endpoints"), Allocator([network]))
+    kept = await first.prepare("c1/eth0", POD, netns, 1450, ROUTERS)
+    other = tmp_path / "other"
+    other.touch()
+    gone = await first.prepare("c2/eth0", POD, str(other), 1450, ROUTERS)
+    assert await first.remove("c2/eth0") == gone
+    await kernel.call(kernel.netlink().delete, gone.link)
+    second = Endpoints(kernel, AttachmentFiles(tmp_path / "endpoints"), Allocator())
+    await second.restore()  # died before `forget`; and ranges are known later
+    second.allocator.add(network)
+    assert second.allocator.held_by("c1/eth0") == kept.addresses
+    again = await second.prepare("c3/eth0", POD, str(other), 1450, ROUTERS)
+    assert set(again.addresses).isdisjoint(gone.addresses)
+    second.allocator.rest = 0.0
+    await second.remove("c3/eth0")
+    assert not list((tmp_path / "endpoints-released").iterdir()), "files of what has rested stay for ever"
+
+
+async def test_a_broken_file_of_a_released_endpoint_is_left_out(kernel: FakeKernel, tmp_path: Path) -> None:
+    files = AttachmentFiles(tmp_path / "endpoints")
+    for number, text in enumerate(("", "[]", '{"since": "x", "addresses": []}', '{"since": 1e9, "addresses": 3}')):
+        (tmp_path / "endpoints-released" / f"{number}.json").write_text(text)
+    assert files.released(0.0) == {}
+    assert not list((tmp_path / "endpoints-released").iterdir())
