@@ -4,8 +4,10 @@
  * know is written: user space reads names, offsets and numbers from what the loader emits out of this file.
  *
  * Numbers are host endian unless their type says __be16 or __be32. Every struct has explicit, zeroed padding.
- * Map contents are rewritten whenever a layout's hash changes, but for the state maps (flows, embryonic, snat):
- * their structs may only grow into the fields called reserved.
+ * Map contents are rewritten whenever a layout's hash changes, but for the state maps (flows, embryonic): their structs may
+ * only grow into reserved fields, of whatever name, so that another release reads what this one has written. The hash of such a
+ * map counts its sizes and PILUS_FLOW_LAYOUT instead of its fields. Who moves a field raises that number, and gives up what
+ * connections are open on a node that is upgraded.
  */
 #pragma once
 
@@ -250,6 +252,9 @@ struct pilus_flow_key {			/* 40 bytes */
 	struct pilus_address source;
 	struct pilus_address destination;
 };
+
+/* Of struct pilus_flow_key and pilus_flow: see above. */
+#define PILUS_FLOW_LAYOUT 1
 
 /* State: may only grow into the reserved fields. The first 64 bytes are what an established packet reads. */
 struct pilus_flow {			/* 208 bytes */

@@ -72,9 +72,11 @@ pilus_always struct pilus_flow *pilus_enter(const struct pilus_flow_key *key, co
 {
 	struct pilus_flow *held = pilus_held(key);
 
-	if (!held) {
-		embryonic.update((struct pilus_flow_key *)key, (struct pilus_flow *)drafted);
-		return embryonic.lookup(key);
+	if (!held) {	/* another CPU may make it meanwhile: it is not written over, or its packet would not be counted */
+		embryonic.insert((struct pilus_flow_key *)key, (struct pilus_flow *)drafted);
+		held = pilus_held(key);
+		if (!held)
+			return NULL;
 	}
 	/* Other ends than a forward decision's: left by who had an address before. A reply has been compared with its record. */
 	if (pilus_expired(held, now, seconds) ||

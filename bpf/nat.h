@@ -200,6 +200,28 @@ pilus_always void pilus_heard(struct __sk_buff *skb, u32 l4, u32 tcp_flags, stru
 		*pilus_acknowledged(forward) = number;
 }
 
+/* Of two first packets on two CPUs one has made the forward entry; the other goes with its port and gives its own back. */
+pilus_always int pilus_agree(struct pilus_draft *drafted, u32 seconds)
+{
+	struct pilus_flow *flow = &drafted->flow, *held;
+
+	flow->nat_port = drafted->pair_key.destination_port;
+	flow->state = drafted->pair.state;
+	flow->created = seconds;
+	flow->last_seen = seconds;
+	if (!embryonic.insert(&drafted->key, flow))
+		return 0;
+	held = pilus_held(&drafted->key);
+	if (!held)
+		return -PILUS_DROP_NAT_NO_MAPPING;
+	if (held->nat_port != flow->nat_port) {
+		embryonic.delete(&drafted->pair_key);
+		flow->nat_port = held->nat_port;
+		drafted->pair_key.destination_port = held->nat_port;
+	}
+	return 0;
+}
+
 /* The translation of a connection: the one it has, or a new one. Fills flow.nat_port and pair_key. */
 pilus_always int pilus_choose_port(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
@@ -239,7 +261,7 @@ pilus_always int pilus_choose_port(struct __sk_buff *skb, struct pilus_packet *p
 
 		if (pilus_reserve(packet, now, drafted, pilus_nat_candidate(now, packet->endpoint, at), seconds)) {
 			flow->nat_port = drafted->pair_key.destination_port;
-			return 0;
+			return held ? 0 : pilus_agree(drafted, seconds);
 		}
 	}
 	return -PILUS_DROP_NAT_NO_MAPPING;

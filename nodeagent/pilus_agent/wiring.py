@@ -15,7 +15,8 @@ import structlog
 from pilus_agent.attachments import key_of
 from pilus_agent.datapath import cgroup
 from pilus_agent.datapath.kernel import Kernel
-from pilus_agent.datapath.node import NodeLinks, NodePlan, Seen, audit, ensure_node, seen
+from pilus_agent.datapath.node import NodeLinks, NodePlan, Seen, attached_loads, audit, ensure_node, seen
+from pilus_agent.datapath.programs import prune
 from pilus_agent.decisions import Decisions
 from pilus_agent.desired.addresses import family, raw
 from pilus_agent.desired.endpoints import Endpoint
@@ -238,11 +239,20 @@ class Wiring:
     # -- audit -----------------------------------------------------------------------------------------------------------
 
     async def _attach(self) -> None:
+        """Everything to its place, then away with what an earlier load has left."""
         try:
             await self.kernel.call(self._audit, False)
         except Exception as error:  # noqa: BLE001  # the reconcile loop: the audit tries again
             self.troubles.report("audit", f"programs can't be attached: {error}")
+            return
         await self._attach_sockets()
+        try:
+            gone = await self.kernel.call(lambda: prune(self.kernel.datapath, attached_loads(self.kernel.netlink())))
+        except (PilusError, OSError) as error:
+            _log.warning("what earlier versions have left can't be removed", error=str(error))
+            return
+        if gone:
+            _log.info("what earlier versions have left is removed", pins=gone)
 
     async def _audits(self) -> None:
         """Every second, and when the kernel tells of a change: is everything still attached, and every link as it was made? What is

@@ -353,6 +353,19 @@ class Netlink:
                     found[side] = str(name)
         return found
 
+    def filter_names(self) -> set[str]:
+        """Of every eBPF filter on any link of this node, whoever attached it."""
+        found = set()
+        for link in self._ip.get_links():
+            for parent in (0xFFFFFFF2, 0xFFFFFFF3):
+                with suppress(NetlinkError):  # a link without clsact, or one that has gone
+                    for one in self._ip.get_filters(index=int(link["index"]), parent=parent):
+                        options: Any = one.get("TCA_OPTIONS")
+                        name = options.get("TCA_BPF_NAME") if options else None
+                        if name:
+                            found.add(str(name))
+        return found
+
 
 def _kind(link: Any) -> str:
     info = link.get("IFLA_LINKINFO")

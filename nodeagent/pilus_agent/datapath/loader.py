@@ -40,6 +40,11 @@ _ATTACH = {
 }  # fmt: skip
 
 
+# What goes on with what an older or newer release has written.
+_STATE = frozenset({"flows", "embryonic"})
+_STATE_LAYOUT = "PILUS_FLOW_LAYOUT"
+
+
 class LoaderError(Exception):
     """The one line that says what is wrong."""
 
@@ -152,9 +157,15 @@ def read_maps(text: str, structs: dict[str, Described], config: dict[str, int]) 
     for name, record, size in re.findall(r"^PILUS_RINGBUF\((\w+), ([\w ]+), (\w+)\);", text, flags=re.MULTILINE):
         none = {"size": 0, "fields": []}
         maps[name] = {"type": "ringbuf", "key": none, "value": layout(record), "max_entries": config[size], "flags": "0"}
-    for held in maps.values():
-        held["layout"] = hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:12]
+    for name, held in maps.items():
+        counted = {**held, **_state_layout(held, config)} if name in _STATE else held
+        held["layout"] = hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]
     return maps
+
+
+def _state_layout(held: Described, constants: dict[str, int]) -> Described:
+    """What another release must have in common to go on with this map: abi.h says why not the fields' names."""
+    return {side: {"size": held[side]["size"], "layout": constants[_STATE_LAYOUT]} for side in ("key", "value")}
 
 
 def read_programs(text: str, constants: dict[str, int]) -> tuple[dict[str, str], dict[str, int]]:

@@ -104,6 +104,11 @@ def audit(netlink: Netlink, datapath: Datapath, uplink: int = 0) -> list[str]:
     return repaired
 
 
+def attached_loads(netlink: Netlink) -> set[str]:
+    """The hashes of the loads whose programs are attached to some link: ours are named by `attach`."""
+    return {name.rpartition("-")[2] for name in netlink.filter_names() if "-" in name}
+
+
 def strangers(links: list[PodLink], containers: set[str]) -> list[PodLink]:
     """Links of ours whose pod nobody knows any more."""
     return [link for link in links if link.container not in containers]

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,6 +81,28 @@ def ensure_loaded(pins: Path, description: Path, cache: Path, config: Mapping[st
         said = [line for line in done.stderr.splitlines() if line.startswith("loader: ")]
         raise PilusError(said[-1] if said else f"the loader ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
     return Datapath.open(description)
+
+
+def prune(datapath: Datapath, attached: Set[str]) -> list[str]:
+    """Unpin what no load needs any more: programs of other loads, but those in `attached` (their hashes), and maps of layouts that
+    neither this load nor one of those has. Which went. For when everything has been attached anew: a program array that is
+    unpinned while a filter still needs it would be empty. Blocks."""
+    root = Path(next(iter(datapath.description["programs"].values()))["pin"]).parents[2]
+    others = {folder.name for folder in _entries(root / "programs")} - {datapath.hash}
+    gone = [root / "programs" / name for name in sorted(others - attached)]
+    for folder in gone:
+        shutil.rmtree(folder)
+    if not others & attached:  # else their maps are not known here
+        wanted = {held["pin"] for held in datapath.description["maps"].values()}
+        old = [pin for pin in _entries(root / "maps") if str(pin) not in wanted]
+        for pin in old:
+            pin.unlink()
+        gone += old
+    return [str(path.relative_to(root)) for path in gone]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def stack_of(instructions: bytes) -> int:

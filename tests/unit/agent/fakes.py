@@ -186,6 +186,9 @@ class FakeNetlink(Netlink):
     def attached(self, ifindex: int, *, priority: int = 1) -> dict[str, str]:
         return dict(self._at(ifindex).filters)
 
+    def filter_names(self) -> set[str]:
+        return {name for link in self.links.values() for name in link.filters.values()}
+
 
 # -- tables --------------------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """The writers against an API server that keeps what it is given, refuses stale writes, and is raced by others."""
 
+import asyncio
 import itertools
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
@@ -253,6 +254,62 @@ async def test_a_range_that_a_former_leader_claimed_meanwhile_goes_to_nobody_els
     found = {name: world.store.objects[f"{CILIUM_NODES}/{name}"]["spec"]["ipam"]["podCIDRs"] for name in ("n1", "other")}
     assert found["other"] == ["10.44.0.0/24"]
     assert found["n1"] != found["other"]
+
+
+class Stopped(Store):
+    """Stops before its nth request that changes something, until it is told to go on (as SIGSTOP does), on another's objects."""
+
+    def __init__(self, shared: Store, before: int) -> None:
+        super().__init__()
+        self.objects, self._versions = shared.objects, shared._versions
+        self._left = before
+        self.stopped, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def _maybe(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self.stopped.set()
+            await self.go_on.wait()
+
+    async def post(self, path: str, body: Object, params: Parameters | None = None) -> Object:
+        await self._maybe()
+        return await super().post(path, body, params)
+
+    async def patch(self, path: str, body: Any, params: Parameters | None = None, content: str = MERGE_PATCH) -> Object:
+        await self._maybe()
+        return await super().patch(path, body, params, content)
+
+
+@pytest.mark.parametrize("before", range(5))
+async def test_a_leader_that_was_stopped_between_choosing_a_range_and_writing_it(before: int) -> None:
+    """Another took over meanwhile and gave ranges to nodes in another order; the first goes on where it stood. The agents refuse
+    what nobody has claimed for them; here, when all is done, no two nodes have one range."""
+    world = World()
+    slow = Stopped(world.store, before)
+    first = RangeWriter(slow, world.settings, Metrics(), clock=world.clock)
+    names = ("n1", "n2")
+    for name in names:
+        first.node(name, facts.Node(f"u-{name}", ""))
+    writing = asyncio.create_task(first.write())
+    done = asyncio.create_task(slow.stopped.wait())
+    await asyncio.wait({writing, done}, return_when=asyncio.FIRST_COMPLETED)
+    done.cancel()
+    for name in world.store.names(CLAIMS):
+        world.ranges.claim(name, facts.claim(world.store.objects[f"{CLAIMS}/{name}"]))
+    for name in world.store.names(CILIUM_NODES):
+        world.ranges.cilium_node(name, facts.cilium_node(world.store.objects[f"{CILIUM_NODES}/{name}"]))
+    for name in (*reversed(names), "n0"):
+        world.ranges.node(name, facts.Node(f"u-{name}", ""))
+    await world.ranges.write()
+    slow.go_on.set()
+    await writing
+    claims = {world.store.objects[f"{CLAIMS}/{one}"]["spec"]["range"]: world.store.objects[f"{CLAIMS}/{one}"]["spec"]["node"]
+              for one in world.store.names(CLAIMS)}  # fmt: skip
+    nodes = world.store.names(CILIUM_NODES)
+    assert nodes == ["n0", "n1", "n2"]
+    written = [(text, name) for name in nodes for text in world.store.objects[f"{CILIUM_NODES}/{name}"]["spec"]["ipam"]["podCIDRs"]]
+    assert len({text for text, _ in written}) == len(written)
+    assert all(claims[text] == name for text, name in written)
 
 
 async def test_a_claim_under_another_name_claims_nothing() -> None:
