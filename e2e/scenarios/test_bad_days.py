@@ -27,6 +27,7 @@ from pilus_lab.traffic import Told, Traffic, Way
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
 
 PODS = {"server": "n1", "near": "n1", "far": "n2", "stranger": "n2"}
+OUTSIDE = "198.51.100.9"  # on no link of a node: reached by the default route
 LIMIT = 10.0  # seconds without an answer, after which a connection counts as lost
 POLICY = """
 apiVersion: cilium.io/v2
@@ -69,7 +70,7 @@ class World:
             Way(f"{source} IPv{family}", self.namespace(source), server, self.addresses["server"][family], next(self.ports))
             for source, family in (("near", 4), ("far", 4), ("far", 6))
         ]
-        return [*ways, Way("outside", self.namespace("near"), self.outside, "172.30.0.1", next(self.ports))]
+        return [*ways, Way("outside", self.namespace("near"), self.outside, OUTSIDE, next(self.ports))]
 
     def datagrams(self) -> list[Way]:
         server, address = self.namespace("server"), self.addresses["server"]
@@ -152,6 +153,7 @@ def world() -> Iterator[World]:
         wait_for(
             "the policy on both nodes", lambda: str((lab.get("cnp", "server")[0].get("status") or {}).get("enforced")) == "2/2", 30
         )
+        lab.control.exec(["ip", "address", "add", f"{OUTSIDE}/32", "dev", "lo"])
         outside = os.open(f"/proc/{lab.control.orders.first_process()}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         with Prober(lab) as prober:
             made = World(lab, prober, addresses, outside)
