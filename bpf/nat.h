@@ -200,12 +200,14 @@ pilus_always void pilus_heard(struct __sk_buff *skb, u32 l4, u32 tcp_flags, stru
 		*pilus_acknowledged(forward) = number;
 }
 
-/* Of two first packets on two CPUs one has made the forward entry; the other goes with its port and gives its own back. */
+/* Of two first packets on two CPUs one has made the forward entry; the other goes with its port and gives its own back. Asked at
+ * the commit: behind the search for a port the verifier would look at it once for each try. */
 pilus_always int pilus_agree(struct pilus_draft *drafted, u32 seconds)
 {
 	struct pilus_flow *flow = &drafted->flow, *held;
 
-	flow->nat_port = drafted->pair_key.destination_port;
+	if (pilus_held(&drafted->key))
+		return 0;
 	flow->state = drafted->pair.state;
 	flow->created = seconds;
 	flow->last_seen = seconds;
@@ -261,7 +263,7 @@ pilus_always int pilus_choose_port(struct __sk_buff *skb, struct pilus_packet *p
 
 		if (pilus_reserve(packet, now, drafted, pilus_nat_candidate(now, packet->endpoint, at), seconds)) {
 			flow->nat_port = drafted->pair_key.destination_port;
-			return held ? 0 : pilus_agree(drafted, seconds);
+			return 0;
 		}
 	}
 	return -PILUS_DROP_NAT_NO_MAPPING;

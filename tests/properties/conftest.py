@@ -1,7 +1,7 @@
 """How many worlds are tried: 500, or PILUS_SOAK of them."""
 
 from hypothesis import HealthCheck, settings
-from tests.soak import SOAK
+from tests.soak import SOAK, longer
 
 settings.register_profile(
     "worlds",
@@ -12,5 +12,5 @@ settings.register_profile(
 WORLDS = settings.get_profile("worlds")
 
 # Objects cost more each: 100, or PILUS_SOAK of them.
-settings.register_profile("objects", settings.get_profile("worlds"), max_examples=int(os.environ.get("PILUS_SOAK", "100")))
+settings.register_profile("objects", settings.get_profile("worlds"), max_examples=longer(SOAK, 100))
 OBJECTS = settings.get_profile("objects")
