@@ -151,7 +151,7 @@ class Netlink:
             found |= {(str(one.get("IFA_ADDRESS")), int(one["prefixlen"])) for one in self._ip.get_addr(index=index)}
         for family in (socket.AF_INET, socket.AF_INET6):
             for route in self._ip.get_routes(family=family, oif=index, table=254):
-                if not ours or route["proto"] == _OURS:
+                if not ours or route["proto"] == ROUTE_PROTOCOL:
                     gateway, source = str(route.get("RTA_GATEWAY")), str(route.get("RTA_PREFSRC"))
                     found.add((family, str(route.get("RTA_DST")), int(route["dst_len"]), gateway, source))
         return frozenset(found)
