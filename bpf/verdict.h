@@ -159,7 +159,7 @@ pilus_always int pilus_uplink_slowly(struct __sk_buff *skb, struct pilus_packet 
 	return pilus_drop(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
 }
 
-/* To the slow path: parse, arrive, decide, commit, each a tail call (slow.c). */
+/* To the slow path: parse, arrive, decide, commit, each a tail call (slow.c, conclude.c). */
 pilus_always int pilus_parse_slowly(struct __sk_buff *skb, struct pilus_packet *packet)
 {
 	if (skb->protocol == bpf_htons(PILUS_ETHERTYPE_IPV4))
