@@ -1,9 +1,7 @@
 """Links, addresses and routes, each test in a network namespace of its own that ends with the test's thread."""
 
-import ctypes
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address, ip_network
@@ -12,6 +10,8 @@ from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
+from tests.packets.harness import netns
+from tests.threads import in_own_namespace
 
 from pilus_agent.datapath.links import ALIAS, ROUTER_LINK, ROUTER_PEER, TUNNEL_LINK, LinkError, Netlink
 from pilus_agent.facts import Address
@@ -21,33 +21,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 
-_libc = ctypes.CDLL(None, use_errno=True)
 MACS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 ROUTERS: dict[int, Address] = {4: ip_address("10.0.1.1"), 6: ip_address("fd00::1")}
 POD: tuple[Address, ...] = (ip_address("10.0.1.5"), ip_address("fd00::5"))
-
-
-def _new_namespace() -> None:
-    if _libc.unshare(0x40000000):
-        raise OSError(ctypes.get_errno(), "unshare")
-
-
-def _in_thread(run: Callable[[], None]) -> None:
-    failed: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            _new_namespace()
-            run()
-        except BaseException as error:  # noqa: BLE001  # is raised in the test's own thread
-            failed.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive()
-    if failed:
-        raise failed[0]
 
 
 def alone(test: Callable[[Netlink, IPRoute], None]) -> Callable[[], None]:
@@ -64,7 +40,7 @@ def alone(test: Callable[[Netlink, IPRoute], None]) -> Callable[[], None]:
                 netlink.close()
                 look.close()
 
-        _in_thread(run)
+        in_own_namespace(run)
 
     del outer.__wrapped__  # or pytest takes its parameters for fixtures
     return outer
@@ -73,23 +49,16 @@ def alone(test: Callable[[Netlink, IPRoute], None]) -> Callable[[], None]:
 @contextmanager
 def pod_namespace() -> Iterator[int]:
     opened: list[int] = []
-    _in_thread(lambda: opened.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY)))
+    in_own_namespace(lambda: opened.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY)))
     try:
         yield opened[0]
     finally:
         os.close(opened[0])
 
 
-def inside(netns: int, run: Callable[[IPRoute], None]) -> None:
-    def entered() -> None:
-        assert _libc.setns(netns, 0x40000000) == 0
-        look = IPRoute()
-        try:
-            run(look)
-        finally:
-            look.close()
-
-    _in_thread(entered)
+def inside(namespace: int, run: Callable[[IPRoute], None]) -> None:
+    with netns.inside(namespace), IPRoute() as look:
+        run(look)
 
 
 def link(look: IPRoute, name: str) -> Any:

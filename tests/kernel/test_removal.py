@@ -1,10 +1,8 @@
 """What is ours goes, known by its mark; what is somebody else's stays as it was."""
 
-import ctypes
 import json
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from pyroute2 import IPRoute
 from tests.loaded import loaded
+from tests.threads import in_own_namespace
 
 from pilus_agent.datapath.changes import NAME, Ledger
 from pilus_agent.datapath.links import Netlink
@@ -24,7 +23,6 @@ from pilus_maps import Datapath
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _PODS = ip_network("10.0.2.0/24")
 _THERE = {
@@ -53,29 +51,18 @@ def root(tmp_path: Path) -> Path:
 
 def in_a_node(test: Callable[[IPRoute, int], None]) -> None:
     """In a network namespace with an uplink, whose automatic ports meet those of masquerading; all ends with the thread."""
-    failed: list[BaseException] = []
 
     def run() -> None:
-        try:
-            if _libc.unshare(0x40000000):
-                raise OSError(ctypes.get_errno(), "unshare")
-            with IPRoute() as look:
-                look.link("add", ifname="eth0", kind="veth", peer={"ifname": "other"})
-                for name in ("lo", "other", "eth0"):
-                    look.link("set", index=look.link_lookup(ifname=name)[0], state="up")
-                eth = int(look.link_lookup(ifname="eth0")[0])
-                look.addr("add", index=eth, address="192.0.2.1", prefixlen=24)
-                Path("/proc/thread-self/root/proc/sys/net/ipv4/ip_local_port_range").write_text("32768 65000")
-                test(look, eth)
-        except BaseException as error:  # noqa: BLE001  # is raised in the test's own thread
-            failed.append(error)
+        with IPRoute() as look:
+            look.link("add", ifname="eth0", kind="veth", peer={"ifname": "other"})
+            for name in ("lo", "other", "eth0"):
+                look.link("set", index=look.link_lookup(ifname=name)[0], state="up")
+            eth = int(look.link_lookup(ifname="eth0")[0])
+            look.addr("add", index=eth, address="192.0.2.1", prefixlen=24)
+            Path("/proc/thread-self/root/proc/sys/net/ipv4/ip_local_port_range").write_text("32768 65000")
+            test(look, eth)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive()
-    if failed:
-        raise failed[0]
+    in_own_namespace(run)
 
 
 def made(datapath: Datapath, root: Path, **changed: Any) -> None:

@@ -23,6 +23,7 @@ from pyroute2 import IPRoute
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.packets.harness import netns
+from tests.threads import in_own_thread
 from tests.unit.agent.fakes import NAMESPACE, NAMESPACE_LABELS, allow_from, labels, no_cgroup, pod, policy
 
 from pilus_agent.attachments import AttachmentFiles
@@ -190,33 +191,24 @@ def loaded(folder: Path) -> Iterator[Path]:
 
 def on_a_node_of_its_own(scenario: Callable[[], Awaitable[None]]) -> None:
     """In a thread in a new network namespace with an uplink; every thread that it starts is there too."""
-    failed: list[BaseException] = []
 
     def run() -> None:
-        try:
-            here = netns.fresh()
-            with netns.inside(here):
-                os.close(here)
-                with IPRoute() as ip:
-                    ip.link("add", ifname="up0", kind="veth", peer="up1")
-                    index = ip.link_lookup(ifname="up0")[0]
-                    ip.addr("add", index=index, address="192.0.2.1", prefixlen=24)
-                    for name in ("lo", "up0", "up1"):
-                        ip.link("set", index=ip.link_lookup(ifname=name)[0], state="up")
-                asyncio.run(_scenario())
-        except BaseException as error:  # noqa: BLE001  # is raised in the test's own thread
-            failed.append(error)
+        here = netns.fresh()
+        with netns.inside(here):
+            os.close(here)
+            with IPRoute() as ip:
+                ip.link("add", ifname="up0", kind="veth", peer="up1")
+                index = ip.link_lookup(ifname="up0")[0]
+                ip.addr("add", index=index, address="192.0.2.1", prefixlen=24)
+                for name in ("lo", "up0", "up1"):
+                    ip.link("set", index=ip.link_lookup(ifname=name)[0], state="up")
+            asyncio.run(_scenario())
 
     async def _scenario() -> None:
         async with asyncio.timeout(120):
             await scenario()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(150)
-    assert not thread.is_alive()
-    if failed:
-        raise failed[0]
+    in_own_thread(run, 150)
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> float:

@@ -1,8 +1,6 @@
 """The uplink as the agent keeps it: our filters beside others', the routes to other nodes' pods, the ports of masquerading."""
 
-import ctypes
 import os
-import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 from tests.loaded import loaded
+from tests.threads import in_own_namespace
 
 from pilus_agent.datapath.links import ROUTER_LINK, TUNNEL_LINK, LinkError, Netlink
 from pilus_agent.datapath.node import NodePlan, audit, ensure_node
@@ -19,7 +18,6 @@ from pilus_maps import Datapath
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
-_libc = ctypes.CDLL(None, use_errno=True)
 FAR: dict[Network, Address] = {
     ip_network("10.0.2.0/24"): ip_address("192.0.2.2"),
     ip_network("fd00:2::/64"): ip_address("2001:db8::2"),
@@ -35,33 +33,22 @@ def datapath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
 
 def in_a_node(test: Callable[[Netlink, IPRoute, int], None]) -> None:
     """In a network namespace with an uplink; both end with the thread."""
-    failed: list[BaseException] = []
 
     def run() -> None:
+        netlink, look = Netlink(), IPRoute()
         try:
-            if _libc.unshare(0x40000000):
-                raise OSError(ctypes.get_errno(), "unshare")
-            netlink, look = Netlink(), IPRoute()
-            try:
-                look.link("add", ifname="eth0", kind="veth", peer={"ifname": "other"})
-                for name in ("lo", "other", "eth0"):
-                    look.link("set", index=look.link_lookup(ifname=name)[0], state="up")
-                eth = int(look.link_lookup(ifname="eth0")[0])
-                look.addr("add", index=eth, address="192.0.2.1", prefixlen=24)
-                look.addr("add", index=eth, address="2001:db8::1", prefixlen=64, flags=0x02)
-                test(netlink, look, eth)
-            finally:
-                netlink.close()
-                look.close()
-        except BaseException as error:  # noqa: BLE001  # is raised in the test's own thread
-            failed.append(error)
+            look.link("add", ifname="eth0", kind="veth", peer={"ifname": "other"})
+            for name in ("lo", "other", "eth0"):
+                look.link("set", index=look.link_lookup(ifname=name)[0], state="up")
+            eth = int(look.link_lookup(ifname="eth0")[0])
+            look.addr("add", index=eth, address="192.0.2.1", prefixlen=24)
+            look.addr("add", index=eth, address="2001:db8::1", prefixlen=64, flags=0x02)
+            test(netlink, look, eth)
+        finally:
+            netlink.close()
+            look.close()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive()
-    if failed:
-        raise failed[0]
+    in_own_namespace(run)
 
 
 def plan(**changed: Any) -> NodePlan:
