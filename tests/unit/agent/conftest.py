@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tests.unit.agent.fakes import FakeDatapath, described
+from tests.unit.agent.fakes import FakeDatapath, FakeKernel, described, quicken
 
 settings.register_profile("agent", deadline=None)
 settings.load_profile("agent")
@@ -19,6 +19,16 @@ settings.load_profile("agent")
 @pytest.fixture
 def datapath() -> FakeDatapath:
     return FakeDatapath(described())
+
+
+@pytest.fixture
+def kernel(datapath: FakeDatapath) -> FakeKernel:
+    return FakeKernel(datapath)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
 
 
 @pytest.fixture

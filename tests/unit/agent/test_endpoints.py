@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.agent.fakes import FakeDatapath, FakeKernel, attachment, eventually
+from tests.unit.agent.fakes import FakeKernel, attachment, eventually
 
 from pilus_agent.attachments import AttachmentFiles, Numbers, key_of
 from pilus_agent.datapath.links import ALIAS, POD_LINKS, LinkError
@@ -27,11 +27,6 @@ def netns(tmp_path: Path) -> str:
     place = tmp_path / "netns"
     place.touch()
     return str(place)
-
-
-@pytest.fixture
-def kernel(datapath: FakeDatapath) -> FakeKernel:
-    return FakeKernel(datapath)
 
 
 def make(kernel: FakeKernel, folder: Path, rest: float = 30) -> Endpoints:

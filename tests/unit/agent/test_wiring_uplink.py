@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from tests.unit.agent.fakes import OTHER, OWN, FakeDatapath, FakeKernel, World, eventually, no_cgroup, quicken
+from tests.unit.agent.fakes import OTHER, OWN, FakeKernel, World, eventually, no_cgroup
 
 from pilus_agent.desired.nodes import direct_routes
 from pilus_agent.facts import Node
@@ -12,14 +12,7 @@ from pilus_agent.facts import Node
 READY, TUNNEL, MASQUERADE_IPV4, MASQUERADE_IPV6 = 1, 2, 4, 8
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quicken(monkeypatch)
-
-
-@pytest.fixture
-def kernel(datapath: FakeDatapath) -> FakeKernel:
-    return FakeKernel(datapath)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.mark.parametrize(
