@@ -33,7 +33,8 @@ fi
 lock=$(sha256sum "$root/requirements.lock" "$root/pyproject.toml" | sha256sum | cut -c1-16)
 if [ "$(cat "$root/.venv/.pilus-lock" 2>/dev/null)" != "$lock" ]; then
 	say "making the virtual environment (about a minute, less when the packages are cached)"
-	[ -x "$root/.venv/bin/python" ] || /usr/bin/python3 -m venv "$root/.venv"
+	# From nothing: what an older lock had is imported by whoever tries whether it is there.
+	/usr/bin/python3 -m venv --clear "$root/.venv"
 	said=$("$root/.venv/bin/pip" install -q --disable-pip-version-check --require-hashes -r "$root/requirements.lock" 2>&1) ||
 		{ printf '%s\n' "$said" >&2; exit 1; }
 	said=$("$root/.venv/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation -e "$root" 2>&1) ||
