@@ -4,6 +4,7 @@ Throughout, open connections go on, what is denied stays denied at every instant
 denied way), no address is given twice, and nothing is left behind. Stalls are printed; what is asserted is a generous limit.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -112,8 +113,15 @@ class World:
         return {"pins": pins, "links": links, "rows": rows}
 
     def descriptors(self, node: str, component: str) -> int:
-        pid = self.lab.node(node).components()[component]["pid"]
-        return len(os.listdir(root_of(self.lab, node) / "proc" / str(pid) / "fd"))  # noqa: PTH208  # counted
+        """But for connections to the API server: of these a pool keeps as many as were used at once, and no more."""
+        process = root_of(self.lab, node) / "proc" / str(self.lab.node(node).components()[component]["pid"])
+        held = []
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                held.append(str(fd.readlink()))
+        tables = (process / "net" / table for table in ("tcp", "tcp6"))
+        pooled = {f"socket:[{line.split()[9]}]" for table in tables for line in table.read_text().splitlines()[1:]}
+        return sum(one not in pooled for one in held)
 
     # -- pods ------------------------------------------------------------------------------------------------------------
 
