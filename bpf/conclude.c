@@ -28,7 +28,9 @@ pilus_always int pilus_decided(struct __sk_buff *skb, struct pilus_packet *packe
 	return pilus_exit(skb, packet, result);
 }
 
-PILUS_TAIL(PILUS_CALL_DECIDE_POD, decide_pod)
+/* Inlined with the decision that is named: there is no call by a pointer left. */
+pilus_always int pilus_conclude(struct __sk_buff *skb, int (*decide)(struct pilus_packet *packet, const struct pilus_settings *now,
+								     struct pilus_draft *drafted))
 {
 	struct pilus_packet *packet = pilus_scratch();
 	u32 zero = 0;
@@ -37,43 +39,27 @@ PILUS_TAIL(PILUS_CALL_DECIDE_POD, decide_pod)
 
 	if (!packet || !now || !drafted)
 		return PILUS_ACT_SHOT;
-	return pilus_decided(skb, packet, drafted, pilus_decide_pod(packet, now, drafted));
+	return pilus_decided(skb, packet, drafted, decide(packet, now, drafted));
+}
+
+PILUS_TAIL(PILUS_CALL_DECIDE_POD, decide_pod)
+{
+	return pilus_conclude(skb, pilus_decide_pod);
 }
 
 PILUS_TAIL(PILUS_CALL_DECIDE_OVERLAY, decide_overlay)
 {
-	struct pilus_packet *packet = pilus_scratch();
-	u32 zero = 0;
-	struct pilus_settings *now = settings.lookup(&zero);
-	struct pilus_draft *drafted = draft.lookup(&zero);
-
-	if (!packet || !now || !drafted)
-		return PILUS_ACT_SHOT;
-	return pilus_decided(skb, packet, drafted, pilus_decide_overlay(packet, now, drafted));
+	return pilus_conclude(skb, pilus_decide_overlay);
 }
 
 PILUS_TAIL(PILUS_CALL_DECIDE_UPLINK, decide_uplink)
 {
-	struct pilus_packet *packet = pilus_scratch();
-	u32 zero = 0;
-	struct pilus_settings *now = settings.lookup(&zero);
-	struct pilus_draft *drafted = draft.lookup(&zero);
-
-	if (!packet || !now || !drafted)
-		return PILUS_ACT_SHOT;
-	return pilus_decided(skb, packet, drafted, pilus_decide_uplink(packet, now, drafted));
+	return pilus_conclude(skb, pilus_decide_uplink);
 }
 
 PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 {
-	struct pilus_packet *packet = pilus_scratch();
-	u32 zero = 0;
-	struct pilus_settings *now = settings.lookup(&zero);
-	struct pilus_draft *drafted = draft.lookup(&zero);
-
-	if (!packet || !now || !drafted)
-		return PILUS_ACT_SHOT;
-	return pilus_decided(skb, packet, drafted, pilus_decide_host(packet, now, drafted));
+	return pilus_conclude(skb, pilus_decide_host);
 }
 
 /* A connection to the outside gets its port, or keeps it. */

@@ -225,7 +225,8 @@ pilus_always int pilus_agree(struct pilus_draft *drafted, u32 seconds)
 }
 
 /* The translation of a connection: the one it has, or a new one. Fills flow.nat_port and pair_key. */
-pilus_always int pilus_choose_port(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
+pilus_always int pilus_choose_port(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_settings *now,
+				   struct pilus_draft *drafted)
 {
 	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair, *held = pilus_held(&drafted->key);
 	u32 seconds = pilus_seconds(), start;

@@ -6,7 +6,6 @@ force is stood in for: by nobody where it would be allowed, and where it is deni
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Final
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
@@ -15,10 +14,9 @@ from pilus_api.policy_selectors import API_SERVER, entity, peer, requirements
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
-from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, CidrGroup, Peer, Scope, Services
+from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, ApiServers, CidrGroup, Peer, Scope, Services
 from pilus_api.selectors import Selector, equals, selector
 
-OUTSIDE: Final = tuple(AddressPeer(ip_network(text), (), Scope.OUTSIDE) for text in ("0.0.0.0/0", "::/0"))
 _NODES: Final = (Selector((equals(SOURCE_RESERVED, "remote-node", ""),)),)
 
 

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pilus_api.policy_peers import OUTSIDE
-from pilus_api.rules import AddressGroup, AddressPeer, Direction, GroupName, Network, Peer, Policy, Rule, Scope
+from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, Direction, GroupName, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import Operator, Requirement, Selector, selector
 
 _OPPOSITE: Final = {

@@ -7,7 +7,8 @@ entities are selectors, `fromRequires` is merged, an absent field is not an empt
 
 from dataclasses import dataclass
 from enum import IntEnum
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final
 
 from pilus_api.selectors import Selector
 
@@ -50,6 +51,10 @@ class AddressPeer:
     prefix: Network
     excepted: tuple[Network, ...]
     scope: Scope
+
+
+# Every address that is outside the cluster.
+OUTSIDE: Final = tuple(AddressPeer(ip_network(text), (), Scope.OUTSIDE) for text in ("0.0.0.0/0", "::/0"))
 
 
 @dataclass(frozen=True, slots=True)

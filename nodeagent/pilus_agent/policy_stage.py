@@ -55,6 +55,7 @@ class PolicyStage:
         self._rows = PolicyRows()
         self._objects: dict[str, PolicyObject] = {}
         self._drafts: dict[str, tuple[Draft, ...]] = {}
+        self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
         self._errors: dict[str, str] = {}
         self._unenforced: dict[str, tuple[str, ...]] = {}
         self._groups: dict[GroupName, tuple[Network, ...]] = {}
@@ -89,7 +90,7 @@ class PolicyStage:
             return
         name = f"{kind}/{key}"
         if fact is None:
-            for held in (self._objects, self._drafts, self._errors, self._unenforced):
+            for held in (self._objects, self._drafts, self._spoken, self._errors, self._unenforced):
                 held.pop(name, None)
             self._changed = True
             return
@@ -102,6 +103,10 @@ class PolicyStage:
             return
         self._errors.pop(name, None)
         self._drafts[name] = drafts
+        if spoken := groups_of(drafts):
+            self._spoken[name] = spoken
+        else:
+            self._spoken.pop(name, None)
         self._changed = True
 
     def group(self, name: GroupName, members: tuple[Network, ...] | None) -> None:
@@ -116,7 +121,7 @@ class PolicyStage:
 
     def place_services(self, meant: Callable[[Services], tuple[Network, ...] | None]) -> None:
         """Ask anew for the addresses behind the Services that policies speak of."""
-        named = {name for drafts in self._drafts.values() for name in groups_of(drafts)}
+        named = set().union(*self._spoken.values())
         for name in named | self._groups.keys():
             if isinstance(name, Services):
                 self.group(name, meant(name) if name in named else None)

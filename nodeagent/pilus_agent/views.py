@@ -104,25 +104,14 @@ class Views:
         """What of the ConfigMap is not so yet."""
         if self._live is None:
             return []
+        state, message, action = "ok", "as the ConfigMap has them", ""
         if self._live.problem:
-            return [
-                {
-                    "name": "settings",
-                    "state": "degraded",
-                    "message": f"the changed settings are not followed: {self._live.problem}",
-                    "action": "correct the ConfigMap pilus-config; until then the former settings hold",
-                }
-            ]
-        if self._live.waiting:
-            return [
-                {
-                    "name": "settings",
-                    "state": "degraded",
-                    "message": f"changed, and waiting for a restart: {', '.join(self._live.waiting)}",
-                    "action": "kubectl --namespace kube-system rollout restart daemonset/pilus",
-                }
-            ]
-        return [{"name": "settings", "state": "ok", "message": "as the ConfigMap has them", "action": ""}]
+            state, message = "degraded", f"the changed settings are not followed: {self._live.problem}"
+            action = "correct the ConfigMap pilus-config; until then the former settings hold"
+        elif self._live.waiting:
+            state, message = "degraded", f"changed, and waiting for a restart: {', '.join(self._live.waiting)}"
+            action = "kubectl --namespace kube-system rollout restart daemonset/pilus"
+        return [{"name": "settings", "state": state, "message": message, "action": action}]
 
     def _endpoints(self) -> list[Item]:
         found = []

@@ -84,7 +84,7 @@ class Operator:
     def _listeners(self) -> list[Listener]:
         found = []
         if where := self._settings.operator_prometheus_serve_addr:
-            found.append(metrics_listener(where, self._metrics.exposition, _LISTEN_RETRY_SECONDS))
+            found.append(metrics_listener(where, self._metrics.text, _LISTEN_RETRY_SECONDS))
         if where := self._settings.operator_api_serve_addr:
             found.append(health_listener(where, self._wrong, _LISTEN_RETRY_SECONDS))
         return found

@@ -31,8 +31,5 @@ class Metrics:
         )  # fmt: skip
         self.slice_writes = Counter("cilium_operator_ces_sync", "Writes of slices", ["outcome"], registry=self.registry)
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         return generate_latest(self.registry)
-
-    async def exposition(self) -> bytes:
-        return self.text()

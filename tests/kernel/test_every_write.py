@@ -35,13 +35,6 @@ def datapath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def prober(datapath: Datapath) -> Iterator[Prober]:
-    made = Prober(datapath)
-    yield made
-    made.close()
-
-
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     quicken(monkeypatch)

@@ -53,7 +53,7 @@ async def test_a_step_that_fails_is_repeated_whatever_it_was() -> None:
     task = asyncio.create_task(Loop("x", step, metrics).run())
     async with asyncio.timeout(5):
         await done.wait()
-    assert b'pilus_operator_failures_total{loop="x"} 2.0' in metrics.text()
+    assert b'pilus_operator_failures_total{loop="x"} 2.0' in await metrics.text()
     task.cancel()
 
 
@@ -109,7 +109,7 @@ def free_port() -> int:
 async def test_metrics_and_health_are_served() -> None:
     first, second, wrong = free_port(), free_port(), ""
     tasks = [
-        asyncio.create_task(metrics_listener(f"127.0.0.1:{first}", Metrics().exposition).run()),
+        asyncio.create_task(metrics_listener(f"127.0.0.1:{first}", Metrics().text).run()),
         asyncio.create_task(health_listener(f"127.0.0.1:{second}", lambda: wrong).run()),
     ]
     status, text = await fetch(f"http://127.0.0.1:{first}/metrics")

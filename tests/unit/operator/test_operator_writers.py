@@ -356,7 +356,7 @@ async def test_an_endpoint_s_slice_is_written_changed_and_deleted() -> None:
     assert await world.slices.write() is None
     (entry,) = world.store.objects[f"{SLICES}/ces-1"]["endpoints"]
     assert (entry["id"], entry["networking"]["addressing"]) == (256, [{"ipv4": "10.44.0.5"}])
-    assert b"pilus_operator_refused_addresses 1.0" in world.metrics.text()
+    assert b"pilus_operator_refused_addresses 1.0" in await world.metrics.text()
     world.identities.pod(B, pod("other", node="n1"))
     world.slices.endpoint(B, endpoint("10.44.0.6"))
     await world.allocate()
