@@ -7,6 +7,7 @@ denied way), no address is given twice, and nothing is left behind. Stalls are p
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -102,6 +103,12 @@ class World:
         for node in nodes or ("n1", "n2"):
             wait_for(f"the agent of {node} serves", lambda node=node: self.serves(node), limit, 0.02)  # type: ignore[misc]
 
+    def knows_all(self, node: str) -> bool:
+        """Whether a node has heard of every pod's addresses: before, there is less than there will be."""
+        shown = json.loads(self.lab.node(node).exec(["pilus", "ipcache", "list", "-o", "json"]).stdout)
+        held = {one["prefix"].partition("/")[0] for one in shown}
+        return held >= {address for addresses in self.addresses.values() for address in addresses.values()}
+
     def left(self, node: str) -> dict[str, Any]:
         """What could leak on a node: pins, links, rows of every table, descriptors of the processes."""
         place = self.lab.node(node)
@@ -113,15 +120,22 @@ class World:
         return {"pins": pins, "links": links, "rows": rows}
 
     def descriptors(self, node: str, component: str) -> int:
-        """But for connections to the API server: of these a pool keeps as many as were used at once, and no more."""
+        """But for connections to the API server, of which a pool keeps as many as were used at once, and no more; and but for one
+        of each eBPF map and program, which are opened when they are needed first."""
         process = root_of(self.lab, node) / "proc" / str(self.lab.node(node).components()[component]["pid"])
-        held = []
-        for fd in (process / "fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                held.append(str(fd.readlink()))
         tables = (process / "net" / table for table in ("tcp", "tcp6"))
         pooled = {f"socket:[{line.split()[9]}]" for table in tables for line in table.read_text().splitlines()[1:]}
-        return sum(one not in pooled for one in held)
+        known: set[str] = set()
+        count = 0
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                link, told = str(fd.readlink()), (process / "fdinfo" / fd.name).read_text()
+                found = re.search(r"^(?:map|prog)_id:\s*\d+$", told, flags=re.MULTILINE)
+                if link in pooled or (found is not None and found[0] not in known):
+                    known |= {found[0]} if found is not None else set()
+                    continue
+                count += 1
+        return count
 
     # -- pods ------------------------------------------------------------------------------------------------------------
 
@@ -166,6 +180,7 @@ def world() -> Iterator[World]:
         with Prober(lab) as prober:
             made = World(lab, prober, addresses, outside)
             made.wait_served()
+            wait_for("every node to know every pod", lambda: all(map(made.knows_all, ("n1", "n2"))), 30)
             yield made
         os.close(outside)
 
