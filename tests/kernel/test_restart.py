@@ -101,6 +101,8 @@ class Agent:
         self.wiring.put("attachments", f"c-{name}/eth0", made)
         assert await self.wiring.realise(PATIENCE), self.wiring.trouble
         await self.endpoints.connect(made, ROUTERS)
+        # The kernel tells the other end by a work of its own, which waits for whoever else changes links on this machine.
+        await until(lambda: asyncio.to_thread(_is_up, place), "the pod's link up")
         return made
 
     async def rows(self) -> dict[str, dict[bytes, bytes]]:
@@ -115,6 +117,17 @@ class Agent:
             return {f"{one['devname']} {one['kind']}": (one["name"], one["id"]) for one in found}
 
         return await self.kernel.call(look)
+
+
+def _is_up(place: str) -> bool:
+    """Whether the pod's own end of its link is up."""
+    namespace = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with netns.inside(namespace), IPRoute() as ip:
+            (link,) = ip.get_links(ifname="eth0")
+            return bool(link.get("IFLA_OPERSTATE") == "UP")
+    finally:
+        os.close(namespace)
 
 
 class Traffic:
