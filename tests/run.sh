@@ -8,8 +8,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 "$root/e2e/bootstrap.sh"
 
+# One run at a time on a machine: labs have names that are the machine's, and two runs on the same processors upset each other.
+# --close: what a killed run left behind does not hold the lock.
+lock=/run/pilus-tests.lock
+flock --nonblock "$lock" true || printf "tests: another run is going on this machine; this one waits for it\n"
+
 # A mount namespace of its own: the bpffs that tests pin into, and all that they pin, ends with it.
-exec unshare --mount --propagation private -- bash -c '
+exec flock --close "$lock" unshare --mount --propagation private -- bash -c '
 	set -e
 	mount -t bpf bpf /sys/fs/bpf
 	rm -f .coverage .coverage.*

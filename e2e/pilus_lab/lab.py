@@ -4,6 +4,7 @@ In: a specification. Out: a running lab, and the means to use it from a test. `d
 wrote before it made anything, and takes down whatever there is.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import yaml
 
@@ -127,6 +128,7 @@ class Lab:
         self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._started = time.monotonic()
         self._first: subprocess.Popen[bytes] | None = None  # where this very process brought the lab up
+        self._name: IO[str] | None = None  # locked while this process is inside the lab
 
     @classmethod
     def existing(cls, name: str) -> Self:
@@ -141,18 +143,50 @@ class Lab:
         return lab
 
     def __enter__(self) -> Self:
+        self._hold()
         try:
             self.up()
         except BaseException:
             self._show_logs()
-            self.down()
+            self._leave()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self._show_logs()
-        self.down()
+        self._leave()
+
+    def _hold(self) -> None:
+        """Hold the name as long as this process is inside, after taking down what a process left that held it and was killed.
+
+        Raises LabError if the lab is somebody else's: that one is left alone.
+        """
+        held, record = self.spec.folder / "held", self.spec.folder / "lab.json"
+        if record.exists() and not held.exists():
+            raise self._taken()
+        self.spec.folder.mkdir(parents=True, exist_ok=True)
+        self._name = held.open("w")
+        try:
+            fcntl.flock(self._name, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._name.close()
+            raise self._taken() from None
+        if record.exists():
+            self._say(f"lab {self.spec.name!r} was left by a process that was killed: it is taken down")
+            self._name.close()
+            Lab.existing(self.spec.name).down()
+            self._hold()
+
+    def _leave(self) -> None:
+        try:
+            self.down()
+        finally:
+            if self._name is not None:
+                self._name.close()
+
+    def _taken(self) -> LabError:
+        return LabError(f"lab {self.spec.name!r} is up, or was interrupted: pilus lab down --name {self.spec.name}")
 
     # -- up and down ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +197,7 @@ class Lab:
         """
         self._started = time.monotonic()
         if (self.spec.folder / "lab.json").exists():
-            raise LabError(f"lab {self.spec.name!r} is up, or was interrupted: pilus lab down --name {self.spec.name}")
+            raise self._taken()
         self.spec.save()
         cgroups.make(self.spec.cgroups, *(node.name for node in self.spec.nodes))
         with ThreadPoolExecutor(16) as pool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pilus_lab import Lab, wait_for
+from pilus_lab import Lab, LabError, wait_for
 from pilus_lab.spec import states
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -105,6 +105,32 @@ def test_two_labs_with_the_same_addresses_stand_side_by_side() -> None:
         one.down()
         assert two.get("namespaces")
     wait_for("nothing is left", lambda: traces("t-one") + traces("t-two") == [], 10)
+
+
+def test_a_lab_that_is_in_use_is_not_taken_down_by_who_wants_its_name() -> None:
+    with Lab("t-held", nodes=0, cni="ptp") as one:
+        with pytest.raises(LabError, match="is up"), Lab("t-held", nodes=0, cni="ptp"):
+            pass
+        assert one.get("namespaces")
+    wait_for("nothing is left", lambda: traces("t-held") == [], 10)
+    started = [sys.executable, "-m", "pilus_lab", "up", "--name", "t-held", "--nodes", "0", "--cni", "ptp"]
+    subprocess.run(started, check=True, capture_output=True)
+    with pytest.raises(LabError, match="is up"), Lab("t-held", nodes=0, cni="ptp"):
+        pass
+    Lab.existing("t-held").down()
+    wait_for("nothing is left", lambda: traces("t-held") == [], 10)
+
+
+def test_a_lab_whose_test_was_killed_is_made_anew() -> None:
+    inside = "from pilus_lab import Lab\nwith Lab('t-left', nodes=0, cni='ptp'): print('inside', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", inside], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"inside\n"
+        process.kill()
+    assert traces("t-left")
+    with Lab("t-left", nodes=0, cni="ptp") as lab:
+        assert lab.get("namespaces")
+    wait_for("nothing is left", lambda: traces("t-left") == [], 10)
 
 
 @pytest.mark.parametrize("reached", ["lab.json", "control.sock", "n1.sock", "nodes/n1/containerd.toml", "logs/n1-kubelet.log"])
