@@ -25,7 +25,7 @@ from pilus_lab import Lab, components
 from pilus_lab.binaries import built
 from pilus_lab.demo import MANIFESTS, Demo
 from pilus_lab.image import reference
-from pilus_lab.lab import LabError
+from pilus_lab.lab import LabError, wait_for
 from pilus_lab.pki import kubeconfig
 from pilus_lab.probe import Probe, Prober, reaches, within
 
@@ -99,8 +99,13 @@ class Installed:
         if done.returncode:
             return done.stderr
         # A kubelet looks at what is mounted when it looks at a pod: every minute, or when something of the pod changes.
-        self.lab.kubectl("annotate", "pods", NAMESPACE, "--selector=app.kubernetes.io/part-of=pilus", "--overwrite",
-                         f"example.org/looked={time.monotonic_ns()}")  # fmt: skip
+        mark = ["--selector=app.kubernetes.io/part-of=pilus", "--overwrite", f"example.org/looked={time.monotonic_ns()}"]
+
+        def marked() -> bool:
+            """A pod that ends between the list and its turn fails the whole."""
+            return self.lab.kubectl("annotate", "pods", NAMESPACE, *mark, check=False).returncode == 0
+
+        wait_for("every pod is looked at", marked, 30)
         return ""
 
 
