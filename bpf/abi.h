@@ -66,7 +66,8 @@ struct pilus_endpoint {			/* 48 bytes */
 	u32 slot;			/* of generation: raised when identity, policy or path of this endpoint changes */
 	u8 mac[6];			/* the pod's own */
 	u8 gateway_mac[6];		/* the host's side's: what the pod sends to */
-	u32 reserved[3];
+	u32 audit;			/* key of policies: what would hold if no policy were in audit mode; 0: none is */
+	u32 reserved[2];
 };
 
 /* policies: number -> one compiled policy, shared by every endpoint to which the same rules apply. */
@@ -121,15 +122,20 @@ enum pilus_decision {
 	PILUS_DECISION_DENY = 0,	/* zero, so that a row never written denies */
 	PILUS_DECISION_ALLOW = 1,
 	PILUS_DECISION_REDIRECT = 2,	/* reserved for layer 7 */
+	PILUS_DECISION_PASS = 3,	/* of the admin tier alone: the tiers below decide */
 };
 
-struct pilus_verdict {			/* 24 bytes */
+/* Two layers: what the tiers below the admin tier say, and above them that one. Of two answers (who, where) the higher holds, in
+ * each layer for itself. */
+struct pilus_verdict {			/* 32 bytes */
 	u32 decision;			/* enum pilus_decision */
-	u32 precedence;			/* of two answers (who, where) the higher holds; equal: deny, allow, redirect */
+	u32 precedence;			/* of two the higher holds; equal: deny, allow, redirect */
 	u32 rule;			/* the rule that decided, as numbered by the agent; 0: no rule, the default deny */
+	u32 above;			/* enum pilus_decision, of the admin tier: anything but PASS decides */
+	u32 above_precedence;		/* 0: no rule of it matches */
+	u32 above_rule;
 	u32 proxy_rules;		/* reserved for layer 7 */
 	u32 auth;			/* reserved */
-	u32 reserved;
 };
 
 /* identities: known, and compiled into every policy on this node. An identity without a row is dropped, not classified. */
@@ -238,6 +244,7 @@ enum pilus_flow_state {
 
 enum pilus_flow_flag {
 	PILUS_FLOW_DENIED = 1 << 0,	/* the last decision anew was a refusal, and has been reported */
+	PILUS_FLOW_AUDITED = 1 << 1,	/* it would have been, by a policy in audit mode */
 };
 
 /* flows, embryonic: one direction of a connection. Ports: an echo request has its identifier as source port, its reply as
@@ -319,7 +326,13 @@ enum pilus_hook {
 #define PILUS_REASONS 256
 #define PILUS_COUNTERS 1536	/* PILUS_HOOK_COUNT * PILUS_REASONS */
 
-struct pilus_counter {			/* 16 bytes; per CPU; key: hook * PILUS_REASONS + reason, 0 for what passed */
+/* What is counted beside reasons, in their place. */
+enum pilus_count {
+	PILUS_COUNT_PASSED = 0,
+	PILUS_COUNT_AUDITED = 1,	/* once more: passed, and a policy in audit mode would refuse it */
+};
+
+struct pilus_counter {			/* 16 bytes; per CPU; key: hook * PILUS_REASONS + reason, or enum pilus_count */
 	u64 packets;
 	u64 bytes;
 };
@@ -357,7 +370,8 @@ struct pilus_event {			/* 96 bytes */
 	__be16 source_port;
 	__be16 destination_port;
 	u8 reply;			/* 1: of a connection that the destination began */
-	u8 pad[3];
+	u8 audited;			/* 1: it passed, and the rule is one of a policy in audit mode, which would refuse it */
+	u8 pad[2];
 	struct pilus_address source;
 	struct pilus_address destination;
 	u32 policy;			/* number of the policy that the rule is one of */
@@ -373,6 +387,15 @@ struct pilus_bucket {			/* 16 bytes */
 	u64 refilled;			/* ns since boot */
 	u32 tokens;
 	u32 suppressed;
+};
+
+/* What is to be asked of policies in audit mode, and what came of it. */
+enum pilus_audit {
+	PILUS_AUDIT_INGRESS = 1 << 0,	/* 1 << enum pilus_direction */
+	PILUS_AUDIT_EGRESS = 1 << 1,
+	PILUS_AUDIT_OUTSIDE = 1 << 2,	/* the destination is of no pod and no node */
+	PILUS_AUDIT_REFUSED = 1 << 3,	/* it would be */
+	PILUS_AUDIT_KNOWN = 1 << 4,	/* ... and that of its connection has been told */
 };
 
 /* scratch: one packet's context, handed from an entry program through its tail calls. Per CPU: tc programs are not
@@ -392,7 +415,7 @@ struct pilus_packet {			/* 128 bytes */
 	u8 icmp_code;
 	u8 direction;			/* enum pilus_direction whose policy decided */
 	u8 fragment;			/* enum pilus_fragment_part */
-	u8 pad;
+	u8 audit;			/* enum pilus_audit */
 	u32 source_identity;
 	u32 destination_identity;
 	u32 endpoint;
@@ -472,6 +495,7 @@ enum pilus_call {
 	PILUS_CALL_COMMIT = 11,
 	PILUS_CALL_OVERLAY_BODY = 12,
 	PILUS_CALL_TOO_BIG = 13,
+	PILUS_CALL_AUDIT = 14,
 	PILUS_CALL_NAT = 16,
 	PILUS_CALL_NAT_ERROR = 17,
 	PILUS_CALL_TRANSLATE = 18,

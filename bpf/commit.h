@@ -40,7 +40,7 @@ pilus_always void pilus_restamp(struct pilus_flow *held, const struct pilus_flow
 	held->source_identity = drafted->source_identity;
 	held->destination_identity = drafted->destination_identity;
 	held->rule = drafted->rule;
-	held->flags = 0;
+	held->flags = drafted->flags;
 	if (own) {	/* where it was decided: here, by this packet, which has proved that it may come from here */
 		held->link = drafted->link;
 		held->vni = drafted->vni;

@@ -8,15 +8,24 @@
 #include "related.h"
 #include "toobig.h"
 
+/* To the commit; by way of a new port where it leaves for the outside. */
+pilus_always void pilus_onward(struct __sk_buff *skb, const struct pilus_packet *packet, const struct pilus_draft *drafted)
+{
+	if (drafted->flow.path == PILUS_PATH_OUTSIDE)
+		calls.call(skb, packet->related ? PILUS_CALL_NAT_ERROR : PILUS_CALL_NAT);
+	else
+		calls.call(skb, PILUS_CALL_COMMIT);
+}
+
 /* A decision's end: to the commit, or refused. A refusal of a connection that was allowed is news; a second one is not. */
 pilus_always int pilus_decided(struct __sk_buff *skb, struct pilus_packet *packet, struct pilus_draft *drafted, int result)
 {
 	if (!result) {
 		pilus_finish(packet, drafted);
-		if (drafted->flow.path == PILUS_PATH_OUTSIDE)
-			calls.call(skb, packet->related ? PILUS_CALL_NAT_ERROR : PILUS_CALL_NAT);
+		if (packet->audit & (PILUS_AUDIT_INGRESS | PILUS_AUDIT_EGRESS))
+			calls.call(skb, PILUS_CALL_AUDIT);
 		else
-			calls.call(skb, PILUS_CALL_COMMIT);
+			pilus_onward(skb, packet, drafted);
 		result = -PILUS_DROP_MISSED_TAIL_CALL;
 	} else if (packet->held) {
 		struct pilus_flow *held = pilus_held(packet->reply ? &drafted->pair_key : &drafted->key);
@@ -60,6 +69,34 @@ PILUS_TAIL(PILUS_CALL_DECIDE_UPLINK, decide_uplink)
 PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 {
 	return pilus_conclude(skb, pilus_decide_host);
+}
+
+PILUS_TAIL(PILUS_CALL_AUDIT, audit)
+{
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_draft *drafted = draft.lookup(&zero);
+	struct pilus_endpoint *endpoint;
+
+	if (!packet || !drafted)
+		return PILUS_ACT_SHOT;
+	if (packet->audit & PILUS_AUDIT_EGRESS) {
+		endpoint = pilus_endpoint_of(packet->family, &packet->source);
+		if (endpoint)
+			pilus_audit(skb, packet, endpoint, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination,
+				    packet->audit & PILUS_AUDIT_OUTSIDE);
+	}
+	if ((packet->audit & (PILUS_AUDIT_INGRESS | PILUS_AUDIT_REFUSED)) == PILUS_AUDIT_INGRESS) {
+		endpoint = pilus_endpoint_of(packet->family, &packet->destination);
+		if (endpoint)
+			pilus_audit(skb, packet, endpoint, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+	}
+	if (packet->audit & PILUS_AUDIT_REFUSED) {
+		drafted->flow.flags |= PILUS_FLOW_AUDITED;
+		drafted->pair.flags |= PILUS_FLOW_AUDITED;
+	}
+	pilus_onward(skb, packet, drafted);
+	return pilus_exit(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
 }
 
 /* A connection to the outside gets its port, or keeps it. */
@@ -143,6 +180,7 @@ PILUS_TAIL(PILUS_CALL_COMMIT, commit)
 	struct pilus_draft *drafted = draft.lookup(&zero);
 	struct pilus_flow *own;
 	int result;
+	bool news;
 
 	if (!packet || !now || !drafted)
 		return PILUS_ACT_SHOT;
@@ -173,7 +211,9 @@ PILUS_TAIL(PILUS_CALL_COMMIT, commit)
 					 packet->fragment == PILUS_FRAGMENT_LATER);
 	else
 		result = pilus_replay(skb, own, packet->family, packet->hook);
-	if (result >= 0 && !packet->uncached && (!packet->held || packet->denied))
+	news = !packet->held || packet->denied ||
+	       (packet->audit & (PILUS_AUDIT_REFUSED | PILUS_AUDIT_KNOWN)) == PILUS_AUDIT_REFUSED;
+	if (result >= 0 && !packet->uncached && news)
 		pilus_report(skb, packet, 0);
 	return pilus_exit(skb, packet, result);
 }

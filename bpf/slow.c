@@ -115,6 +115,8 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 	if (held) {
 		packet->held = 1;
 		packet->denied = held->flags & PILUS_FLOW_DENIED;
+		if (held->flags & PILUS_FLOW_AUDITED)
+			packet->audit = PILUS_AUDIT_KNOWN;
 		if (held->role == PILUS_FLOW_REPLY &&
 		    !((packet->tcp_flags & (PILUS_TCP_SYN | PILUS_TCP_ACK)) == PILUS_TCP_SYN && held->state == PILUS_FLOW_CLOSING)) {
 			packet->reply = 1;

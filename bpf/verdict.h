@@ -89,6 +89,7 @@ pilus_always void pilus_report(struct __sk_buff *skb, const struct pilus_packet 
 	event->icmp_type = packet->icmp_type;
 	event->icmp_code = packet->icmp_code;
 	event->reply = packet->reply;
+	event->audited = !reason && packet->audit & PILUS_AUDIT_REFUSED;
 	__builtin_memset(event->pad, 0, sizeof(event->pad));
 	if (packet->reply) {	/* turned around for the decision: the event shows the packet */
 		event->source_identity = packet->destination_identity;

@@ -1,4 +1,4 @@
-"""Objects -> policies: CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy and the Kubernetes NetworkPolicy in one form.
+"""Objects -> policies: those of cilium.io, the Kubernetes NetworkPolicy, and cluster administrators' in one form.
 
 In: raw JSON objects. Out: pilus_api.rules. Never: which pods there are, and what the kernel holds.
 
@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from pilus_api.errors import InvalidError
+from pilus_api.policy_admin import AdminObject, admin_policy
 from pilus_api.policy_kubernetes import network_policy
 from pilus_api.policy_peers import Place, element_peers
 from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
 from pilus_api.policy_requires import Demand, Draft, groups_of, resolve
 from pilus_api.policy_selectors import NOBODY, governs_init, subject
+from pilus_api.resources.adminnetworkpolicy import AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy
 from pilus_api.resources.ciliumnetworkpolicy import (
     CiliumClusterwideNetworkPolicy,
     CiliumNetworkPolicy,
@@ -31,7 +33,7 @@ from pilus_api.resources.model import Resource, parse
 from pilus_api.resources.networkpolicy import NetworkPolicy
 from pilus_api.rules import Direction, Origin, Policy, Ports, Rule
 
-__all__ = ["Draft", "drafts_of", "groups_of", "policies_of", "prepare", "resolve"]
+__all__ = ["Draft", "drafts_of", "groups_of", "is_policy", "policies_of", "prepare", "resolve"]
 
 Element = IngressRule | IngressDenyRule | EgressRule | EgressDenyRule
 
@@ -40,7 +42,15 @@ _MODELS: Mapping[tuple[str, str], type[Resource]] = {
     ("cilium.io/v2", "CiliumNetworkPolicy"): CiliumNetworkPolicy,
     ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"): CiliumClusterwideNetworkPolicy,
     ("networking.k8s.io/v1", "NetworkPolicy"): NetworkPolicy,
+    ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"): AdminNetworkPolicy,
+    ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"): BaselineAdminNetworkPolicy,
+    ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy"): ClusterNetworkPolicy,
 }
+
+
+def is_policy(obj: Mapping[str, Any]) -> bool:
+    """Whether the object is of a kind that `drafts_of` takes."""
+    return (str(obj.get("apiVersion", "")), str(obj.get("kind", ""))) in _MODELS
 
 
 def prepare() -> None:
@@ -130,8 +140,10 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str) -> tuple[Draft, ...]:
     if model is None:
         raise InvalidError(f"{obj.get('apiVersion')} {kind} is not a policy", "kind")
     held = parse(model, obj)
-    namespace = "" if kind == "CiliumClusterwideNetworkPolicy" else held.metadata.namespace or "default"
-    origin = Origin(kind, namespace, held.metadata.name, held.metadata.uid)
+    namespaced = kind in ("CiliumNetworkPolicy", "NetworkPolicy")
+    origin = Origin(kind, (held.metadata.namespace or "default") if namespaced else "", held.metadata.name, held.metadata.uid)
+    if isinstance(held, AdminObject):
+        return (Draft(admin_policy(held, origin)),)
     if isinstance(held, NetworkPolicy):
         return (Draft(network_policy(held, origin)),)
     if not isinstance(held, PolicyObject):

@@ -99,6 +99,10 @@ def _reserved(name: str) -> Selector:
 API_SERVER: Final = _reserved("kube-apiserver")
 
 
+# Every node, this one and others.
+NODES: Final = tuple(_reserved(name) for name in ("host", "remote-node"))
+
+
 def entity(name: str, cluster: str) -> tuple[Selector, ...]:
     """What an entity stands for, in a cluster of that name."""
     match name:

@@ -29,6 +29,19 @@ class Scope(IntEnum):
     OUTSIDE = 1  # fromCIDR and toCIDR: what is outside the cluster
 
 
+class Tier(IntEnum):
+    """Asked one after the other. Where the one in the middle denies by default, nothing gets to the last."""
+
+    ADMIN = 0  # AdminNetworkPolicy, ClusterNetworkPolicy of tier Admin
+    NETWORK_POLICY = 1  # NetworkPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy
+    BASELINE = 2  # BaselineAdminNetworkPolicy, ClusterNetworkPolicy of tier Baseline
+
+
+# Places of rules in an ordered tier: 1,001 priorities with 128 rules each.
+RULES_OF_A_PRIORITY: Final = 128
+PLACES: Final = 1001 * RULES_OF_A_PRIORITY
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Origin:
     """Where a rule is written; `path` is the field, such as `spec.ingress[0]`."""
@@ -127,6 +140,9 @@ class Rule:
     peers: None is anybody; an empty tuple is nobody. ports: None is everything; an empty tuple is nothing.
     A rule whose `unenforced` is not empty restricts further in a way that is not enforced yet: an allowing rule with it
     grants nothing, a denying one denies as it stands.
+
+    In the middle tier a denying rule holds against all that allow. In the others the one with the lowest `place` (0 to PLACES - 1)
+    holds, and one that `passes` leaves the packet to the tiers after its own.
     """
 
     origin: Origin
@@ -135,14 +151,21 @@ class Rule:
     peers: tuple[Peer, ...] | None
     ports: tuple[Ports, ...] | None
     unenforced: tuple[str, ...] = ()
+    tier: Tier = Tier.NETWORK_POLICY
+    place: int = 0
+    passes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One `spec` of an object: whom it governs, whether a direction becomes default deny, and its rules."""
+    """One `spec` of an object: whom it governs, whether a direction becomes default deny, and its rules.
+
+    In audit mode it takes part in no decision; what it would change is found out beside.
+    """
 
     origin: Origin
     subject: Selector
     default_deny: tuple[bool, bool]  # by Direction
     rules: tuple[Rule, ...]
     unenforced: tuple[str, ...] = ()  # fields of the whole policy that are not in force (such as nodeSelector)
+    audit: bool = False

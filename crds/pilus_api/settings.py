@@ -96,6 +96,7 @@ class Settings(BaseModel):
     # Policy.
     enable_policy: Literal["default", "always", "never"] = "default"
     enable_k8s_networkpolicy: bool = True
+    policy_audit_mode: bool = False  # every policy, but for those that are told otherwise (annotation pilus.io/mode)
 
     # Flows: how long one is remembered without a packet, and how many one pod may hold (0: an eighth of the table).
     bpf_ct_timeout_regular_tcp: Seconds = 8000.0

@@ -15,13 +15,15 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 import aiohttp
 import structlog
 
-from pilus_api.connection import ApiError, Connection, Expired, Object, Unavailable, error_from
+from pilus_api.connection import ApiError, Connection, Expired, NotFound, Object, Unavailable, error_from
 from pilus_api.decode import decode
 
 T = TypeVar("T")
 
 PAGE = 500
 WATCH_SECONDS = 300
+# How long a kind that need not exist may have existed before somebody looks.
+ABSENT_SECONDS = 10.0
 # A page of 500 pods takes an API server under load some seconds.
 _LIST_TIMEOUT = aiohttp.ClientTimeout(total=60)
 
@@ -115,13 +117,15 @@ class _Watcher(Generic[T]):
     """One collection: what is known of it (a resourceVersion per key), and how far the watch has come."""
 
     def __init__(
-        self, connection: Connection, path: str, prune: Callable[[Object], T | None], selectors: dict[str, str], page: int
-    ) -> None:
+        self, connection: Connection, path: str, prune: Callable[[Object], T | None], selectors: dict[str, str], page: int,
+        optional: bool,
+    ) -> None:  # fmt: skip
         self._connection = connection
         self._path = path
         self._prune = prune
         self._selectors = selectors
         self._page = page
+        self._optional = optional
         self._known: dict[Key, str] = {}
         self.version = ""
         self.progressed = False
@@ -138,7 +142,24 @@ class _Watcher(Generic[T]):
             yield Gone(key)
 
     async def list(self) -> AsyncGenerator[Event[T], None]:
-        """Tell everything, then what is gone. Raises ApiError; then nothing was forgotten, and it is called again."""
+        """Tell everything, then what is gone. Raises ApiError; then nothing was forgotten, and it is called again.
+
+        A kind that need not exist is empty until it does.
+        """
+        while True:
+            try:
+                async for event in self._pages():
+                    yield event
+            except NotFound:
+                if not self._optional:
+                    raise
+            else:
+                return
+            for event in self._only(set()):
+                yield event
+            await asyncio.sleep(ABSENT_SECONDS)
+
+    async def _pages(self) -> AsyncGenerator[Event[T], None]:
         seen: set[Key] = set()
         params: dict[str, str | int] = {**self._selectors, "limit": self._page}
         while True:
@@ -159,10 +180,15 @@ class _Watcher(Generic[T]):
             if not metadata.get("continue"):
                 break
             params["continue"] = metadata["continue"]
+        for rest in self._only(seen):
+            yield rest
+        self.version = metadata.get("resourceVersion", "")
+
+    def _only(self, seen: set[Key]) -> Iterator[Event[T]]:
+        """Nothing is there but these."""
         for key in [key for key in self._known if key not in seen]:
             del self._known[key]
             yield Gone(key)
-        self.version = metadata.get("resourceVersion", "")
         yield InSync()
 
     async def watch(self) -> AsyncGenerator[Event[T], None]:
@@ -203,12 +229,12 @@ class _Watcher(Generic[T]):
 @overload
 def watch(
     connection: Connection, path: str, *, label_selector: str = "", field_selector: str = "", backoff: Backoff | None = None,
-    page: int = PAGE,
+    page: int = PAGE, optional: bool = False,
 ) -> AsyncGenerator[Event[Object], None]: ...  # fmt: skip
 @overload
 def watch(
     connection: Connection, path: str, *, prune: Callable[[Object], T | None], label_selector: str = "", field_selector: str = "",
-    backoff: Backoff | None = None, page: int = PAGE,
+    backoff: Backoff | None = None, page: int = PAGE, optional: bool = False,
 ) -> AsyncGenerator[Event[T], None]: ...  # fmt: skip
 async def watch(
     connection: Connection,
@@ -219,14 +245,16 @@ async def watch(
     field_selector: str = "",
     backoff: Backoff | None = None,
     page: int = PAGE,
+    optional: bool = False,
 ) -> AsyncGenerator[Event[Any], None]:
     """Everything in a collection (such as `/api/v1/pods`), for ever.
 
     `prune` turns an object into what is kept, or into None: then it does not exist for the caller. It must not raise.
+    `optional`: the kind need not exist, and is empty as long as it does not.
     Raises nothing but what `prune` does; leave it with `contextlib.aclosing`, or by cancelling the task.
     """
     given = {"labelSelector": label_selector, "fieldSelector": field_selector}
-    watcher = _Watcher(connection, path, prune, {name: text for name, text in given.items() if text}, page)
+    watcher = _Watcher(connection, path, prune, {name: text for name, text in given.items() if text}, page, optional)
     pause = backoff or Backoff()
     listed = troubled = False
     while True:

@@ -89,13 +89,14 @@ class Decisions:
             case "pods":
                 _put(self.facts.pods, key, fact)
             case "namespaces":
-                _put(self.facts.namespaces, key, fact)
+                _put(self.facts.namespaces, key, fact and fact.labels)
+                self.policy.namespace(key, fact.mode if fact else "")
             case "identities":
                 self._identity(key, fact)
             case "slices":
                 _put(self.facts.slices, key, fact)
                 self._slices_changed.add(key)
-            case "cnp" | "ccnp" | "knp" | "cidrgroups":
+            case "cnp" | "ccnp" | "knp" | "anp" | "banp" | "kcnp" | "cidrgroups":
                 self.policy.put(kind, key, fact)
                 self._services_changed = True  # it may speak of other ones
             case "services" | "endpointslices":
@@ -240,7 +241,12 @@ class Decisions:
         self.policy.settle(self.tables)
         self.endpoints = {
             key: Endpoint(
-                attachment, identities[key], verdicts[key].policy, verdicts[key].ingress_enforced, verdicts[key].egress_enforced
+                attachment,
+                identities[key],
+                verdicts[key].policy,
+                verdicts[key].ingress_enforced,
+                verdicts[key].egress_enforced,
+                verdicts[key].audit,
             )
             for key, attachment in self.facts.attachments.items()
         }
@@ -278,6 +284,7 @@ class Decisions:
                 "slot": endpoint_slot(attachment.number),
                 "mac": mac(attachment.mac),
                 "gateway_mac": mac(attachment.gateway_mac),
+                "audit": self.policy.number(endpoint.audit),
             }
             for address in attachment.addresses:
                 yield {"family": family(address), "address": raw(address)}, value

@@ -123,6 +123,14 @@ class EndpointSlice:
     endpoints: tuple[ServiceEndpoint, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """`mode`: what its annotation says of the policies in it, as it is written there; "": nothing."""
+
+    labels: tuple[tuple[str, str], ...]
+    mode: str = ""
+
+
 @dataclass(slots=True)
 class Facts:
     """All of them, by what names them. DESIRED reads it; only `wiring` writes."""

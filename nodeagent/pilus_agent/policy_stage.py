@@ -4,14 +4,14 @@ In: policy objects, identities, this node's endpoints. Out: who is governed by w
 object. An object that makes no sense leaves what it meant before in force.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 from pilus_agent.bind.policy_rows import Change, PolicyRows
-from pilus_agent.desired.policy.answers import Answer, Decision
+from pilus_agent.desired.policy.answers import Decision, Layers
 from pilus_agent.desired.policy.compiler import PolicyCompiler
 from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PortRow
 from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PeerClass, PolicyName
@@ -21,6 +21,7 @@ from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
 from pilus_api.policies import Draft, drafts_of, groups_of, resolve
+from pilus_api.policy_modes import Mode, mode_of
 from pilus_api.rules import CidrGroup, Direction, GroupName, Network, Origin, Policy, Services
 from pilus_api.selectors import EVERYTHING, exists, selector
 from pilus_api.settings import Settings
@@ -29,23 +30,30 @@ _log = structlog.get_logger(__name__)
 Ports = frozenset[tuple[str, int, int]]
 Item = dict[str, Any]
 
+# Above the numbers of rules: a policy has at most ROW_BUDGET rows.
+DEFAULT_DENY = 0xFFFE
+
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 _BUILTIN = "pilus"
 
 
 @dataclass(frozen=True, slots=True)
 class Governed:
-    """What applies to an endpoint. `policy` is empty where nothing does."""
+    """What applies to an endpoint. `policy` is empty where nothing does, `audit` where no policy is in audit mode."""
 
     policy: bytes
     ingress_enforced: bool
     egress_enforced: bool
+    audit: bytes = b""
 
 
 def _builtin(settings: Settings) -> tuple[Policy, ...]:
     """What holds without anybody's writing it: a pod without identity is closed, and so is everyone where policy is `always`."""
-    everywhere = EVERYTHING if settings.enable_policy == "always" else selector(exists(SOURCE_RESERVED, "init"))
-    return (Policy(Origin("Builtin", "", _BUILTIN, _BUILTIN), everywhere, (True, True), ()),)
+    origin = Origin("Builtin", "", _BUILTIN, _BUILTIN)
+    closed = [Policy(origin, selector(exists(SOURCE_RESERVED, "init")), (True, True), ())]
+    if settings.enable_policy == "always":
+        closed.append(Policy(replace(origin, path="enable-policy"), EVERYTHING, (True, True), (), audit=settings.policy_audit_mode))
+    return tuple(closed)
 
 
 class PolicyStage:
@@ -58,6 +66,8 @@ class PolicyStage:
         self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
         self._errors: dict[str, str] = {}
         self._unenforced: dict[str, tuple[str, ...]] = {}
+        self._namespaces: dict[str, str] = {}  # what they say of the mode of their policies
+        self._modes: dict[str, tuple[Mode, str]] = {}
         self._groups: dict[GroupName, tuple[Network, ...]] = {}
         self._changed = True
         self._sources: set[str] = set()
@@ -109,6 +119,16 @@ class PolicyStage:
             self._spoken.pop(name, None)
         self._changed = True
 
+    def namespace(self, name: str, mode: str) -> None:
+        """What a namespace says of the mode of its policies, "" for nothing."""
+        if self._namespaces.get(name, "") == mode:
+            return
+        if mode:
+            self._namespaces[name] = mode
+        else:
+            del self._namespaces[name]
+        self._changed = True
+
     def group(self, name: GroupName, members: tuple[Network, ...] | None) -> None:
         """The addresses of an AddressGroup now; None: there is none of that name."""
         if self._groups.get(name) == members:
@@ -156,7 +176,7 @@ class PolicyStage:
         self._put_endpoints(endpoints, ports, numbers)
         self._compiled = self._compiler.compiled()
         self._governed = {key: self._of(key) for key in endpoints}
-        used = {held.policy for held in self._governed.values()}
+        used = {name for held in self._governed.values() for name in (held.policy, held.audit)}
         self._kept = {name: policy for name, policy in (self._kept | dict(self._compiled.policies)).items() if name in used}
         self._good = {key: PolicyName(held.policy) for key, held in self._governed.items() if held.policy}
         return self._governed
@@ -171,11 +191,18 @@ class PolicyStage:
             self._compiler.drop_policies(name)
         self._sources = set(by_name)
         never = self._settings.enable_policy == "never"
+        self._modes = {name: self._mode(held) for name, held in self._objects.items()}
         for name, policies in by_name.items():
-            self._compiler.put_policies(name, () if never else policies)
+            audit = self._modes[name][0] is Mode.AUDIT
+            held = (replace(policy, audit=True) for policy in policies) if audit else policies
+            self._compiler.put_policies(name, () if never else held)
             fields = [field for policy in policies for field in policy.unenforced]
             fields += [field for policy in policies for rule in policy.rules for field in rule.unenforced]
             self._unenforced[name] = tuple(dict.fromkeys(fields))
+
+    def _mode(self, held: PolicyObject) -> tuple[Mode, str]:
+        namespace = self._namespaces.get(held.raw["metadata"].get("namespace", ""), "")
+        return mode_of(held.raw, namespace, self._settings.policy_audit_mode)
 
     @staticmethod
     def _key(origin: Origin) -> tuple[str, str, str]:
@@ -201,10 +228,11 @@ class PolicyStage:
 
     def _of(self, key: str) -> Governed:
         held = self._compiled.endpoints[key]
+        audit = held.audit if held.audit in self._compiled.policies else None
         if held.policy is None:
-            return Governed(b"", False, False)
+            return Governed(b"", False, False, audit or b"")
         if held.policy in self._compiled.policies:
-            return Governed(held.policy, held.ingress_enforced, held.egress_enforced)
+            return Governed(held.policy, held.ingress_enforced, held.egress_enforced, audit or b"")
         # Too large: what was enforced last stays; an endpoint that never had any is closed, for no row is not a grant.
         before = self._good.get(key)
         if before is not None and before in self._kept:
@@ -228,12 +256,28 @@ class PolicyStage:
         return self._rows.number_of(policy)
 
     def rules(self) -> dict[str, str]:
-        """A policy's number times 65,536 plus a rule's in it -> the rule's text, for whoever reads events."""
-        return {
-            str(self._rows.number_of(policy.name) << 16 | index): str(origin)
-            for policy in self._kept.values()
-            for index, origin in enumerate(policy.origins, 1)
-        }
+        """A policy's number times 65,536 plus a rule's in it -> the rule's text, for whoever reads events.
+
+        In place of a rule, DEFAULT_DENY plus a direction is what refuses where no rule matches.
+        """
+        found: dict[str, str] = {}
+        for policy in self._kept.values():
+            number = self._rows.number_of(policy.name) << 16
+            found |= {str(number | index): str(origin) for index, origin in enumerate(policy.origins, 1)}
+            for direction in Direction:
+                if closers := policy.closers[direction]:
+                    default = self.default_deny(self._rows.number_of(policy.name), direction)
+                    found[str(default)] = f"default deny of {_listed(closers)}"
+        return found
+
+    def numbered(self, number: int) -> CompiledPolicy | None:
+        """The policy that the kernel knows by this number; None: by none that we keep."""
+        return next((policy for policy in self._kept.values() if self._rows.number_of(policy.name) == number), None)
+
+    @staticmethod
+    def default_deny(number: int, direction: Direction) -> int:
+        """What names the default deny of a policy's direction among `rules`."""
+        return number << 16 | DEFAULT_DENY + direction
 
     # -- what became of it -------------------------------------------------------------------------------------------------
 
@@ -250,10 +294,18 @@ class PolicyStage:
                     "generation": held.generation,
                     "realised": done and not error,
                     "error": error,
-                    "unenforced": list(self._unenforced.get(name, ())),
+                    "unenforced": [*self._unenforced.get(name, ()), *self._mode_trouble(name)],
+                    "audited": self._audited(name),
                 }
             )
         return told
+
+    def _audited(self, name: str) -> bool:
+        return self._modes.get(name, (Mode.ENFORCE, ""))[0] is Mode.AUDIT
+
+    def _mode_trouble(self, name: str) -> tuple[str, ...]:
+        trouble = self._modes.get(name, (Mode.ENFORCE, ""))[1]
+        return (trouble,) if trouble else ()
 
     def realised(self) -> None:
         """What was last decided stands in the kernel."""
@@ -307,6 +359,7 @@ class PolicyStage:
                     "uid": held.uid,
                     "generation": held.generation,
                     "realised": not error,
+                    "mode": str(Mode.AUDIT if self._audited(name) else Mode.ENFORCE),
                     "message": error or (f"not enforced yet: {missing}" if missing else ""),
                     "endpoints": selected,
                 }
@@ -328,6 +381,9 @@ _KINDS = {
     "cnp": ("cilium.io/v2", "CiliumNetworkPolicy"),
     "ccnp": ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"),
     "knp": ("networking.k8s.io/v1", "NetworkPolicy"),
+    "anp": ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+    "banp": ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"),
+    "kcnp": ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy"),
 }
 
 
@@ -342,6 +398,11 @@ def _named(ports: Ports | set[tuple[str, int, int]]) -> dict[str, frozenset[tupl
     for name, protocol, port in ports:
         found.setdefault(name, set()).add((protocol, port))
     return {name: frozenset(meant) for name, meant in found.items()}
+
+
+def _listed(origins: Sequence[Origin], most: int = 3) -> str:
+    shown = ", ".join(str(replace(origin, path="")) for origin in origins[:most])
+    return f"{shown} and {len(origins) - most} more" if len(origins) > most else shown
 
 
 def _want(tables: Tables, change: Change) -> None:
@@ -366,13 +427,13 @@ def _classes(policy: CompiledPolicy, direction: Direction, identities: Mapping[I
 def _verdicts(policy: CompiledPolicy, peer_class: PeerClass) -> list[Item]:
     rows = [_verdict(policy, row) for row in peer_class.table.rows]
     if not any(row.length == ANY_PROTOCOL for row in peer_class.table.rows):
-        rows.append({"words": "everything else" if rows else "everything", "decision": "deny", "rule": None})
+        rows.append({"words": "everything else" if rows else "everything", "decision": "deny", "rule": None, "passed": None})
     return rows
 
 
 def _verdict(policy: CompiledPolicy, row: PortRow) -> Item:
-    answer: Answer = row.answer
-    origin = policy.origin(answer.rule)
+    layers = Layers(row.answer, row.above)
+    answer, origin = layers.answer, policy.origin(layers.answer.rule)
     protocol = _PROTOCOLS.get(row.protocol, str(row.protocol))
     span = 1 << (64 - row.length) if row.length >= ANY_PORT else 0
     if row.length == ANY_PROTOCOL:
@@ -387,4 +448,5 @@ def _verdict(policy: CompiledPolicy, row: PortRow) -> Item:
         "words": words,
         "decision": "allow" if answer.decision is Decision.ALLOW else "deny",
         "rule": str(origin) if origin else None,
+        "passed": str(policy.origin(row.above.rule)) if row.above.decision is Decision.PASS else None,
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from pilus_agent.desired.nodes import LOCAL, NODE, POD, ROUTER
 from pilus_agent.objects import routers_of
+from pilus_agent.why import Why
 from pilus_agent.wiring import Wiring
 from pilus_api.errors import PilusError
 from pilus_api.identities import RESERVED
@@ -48,6 +49,7 @@ class Views:
             },
             "policy": lambda asked: {"item": self._policy(asked)},
             "services": lambda _: {"items": wiring.services.views()},
+            "why": Why(wiring, wiring.kernel.lookup).answer,
         }
 
     def answer(self, asked: Mapping[str, Any]) -> Item:
@@ -133,6 +135,7 @@ class Views:
                     "egress_enforced": endpoint.egress_enforced,
                     "policy": endpoint.policy.hex(),
                     "policy_number": self._wiring.policy.number(endpoint.policy),
+                    "audit": bool(endpoint.audit),
                     "container_id": attachment.container,
                 }
             )

@@ -90,8 +90,9 @@ def event_line(event: Item) -> Text:
     when = event.get("time")
     if isinstance(when, int | float):
         line.append(datetime.fromtimestamp(when, UTC).strftime("%H:%M:%S.%f")[:-3] + "  ")
-    dropped = event.get("verdict") == "DROPPED"
-    line.append(f"{safe(event.get('verdict')):9} ", style="red" if dropped else "green")
+    verdict = event.get("verdict")
+    dropped = verdict == "DROPPED"
+    line.append(f"{safe(verdict):9} ", style={"DROPPED": "red", "AUDIT": "yellow"}.get(str(verdict), "green"))
     source, destination = ending(event.get("source")), ending(event.get("destination"))
     line.append(f"{safe(event.get('protocol')):6} {safe(source)} -> {safe(destination)}")
     if event.get("direction"):

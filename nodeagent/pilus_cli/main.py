@@ -19,6 +19,7 @@ from pilus_cli.policy import policy
 from pilus_cli.status import status
 from pilus_cli.terminal import console, safe
 from pilus_cli.uninstall import uninstall
+from pilus_cli.why import why
 
 
 class _WithLab(click.Group):
@@ -56,7 +57,7 @@ def cli(ctx: click.Context, output: str, runtime: Path) -> None:
     ctx.obj = Asking(agent=runtime / "agent.sock", observer=runtime / "observer.sock", as_json=output == "json")
 
 
-for command in (status, endpoint, identity, ipcache, policy, flow, service, node, monitor, uninstall):
+for command in (status, endpoint, identity, ipcache, policy, why, flow, service, node, monitor, uninstall):
     cli.add_command(command)
 
 

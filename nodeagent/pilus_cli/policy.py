@@ -5,6 +5,7 @@ In: the agent's answers. Out: tables, or a policy in words. Never decides anythi
 
 import click
 
+from pilus_cli.check import policy_check
 from pilus_cli.client import Item, item, items
 from pilus_cli.inventory import find_endpoint
 from pilus_cli.output import Asking, field, named, pass_asking, print_items, print_json
@@ -14,6 +15,9 @@ from pilus_cli.terminal import console, safe
 @click.group()
 def policy() -> None:
     """Policies, and what they let an endpoint do."""
+
+
+policy.add_command(policy_check)
 
 
 @policy.command("list")
@@ -27,6 +31,7 @@ def policy_list(asking: Asking) -> None:
             ("KIND", field("kind")),
             ("POLICY", named),
             ("GENERATION", field("generation")),
+            ("MODE", field("mode")),
             ("REALISED", field("realised")),
             ("ENDPOINTS HERE", field("endpoints")),
             ("MESSAGE", field("message")),
@@ -63,6 +68,8 @@ def _print_direction(direction: str, held: object) -> None:
         for verdict in _objects(peer_class.get("verdicts")):
             rule = verdict.get("rule")
             because = f"   ({safe(rule)})" if rule else ""
+            if passed := verdict.get("passed"):
+                because += f"   (passed on by {safe(passed)})"
             style = "green" if verdict.get("decision") == "allow" else "red"
             out.print(f"    {safe(verdict.get('decision')):5}  {safe(verdict.get('words'))}{because}", style=style)
 

@@ -14,7 +14,7 @@ from pilus_observer.words import Words
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """`number` 0 and `reason` None: what passed."""
+    """`number` 0 and `reason` None: what passed. `audited`: of that, what a policy in audit mode would refuse."""
 
     hook: str
     direction: str | None
@@ -22,6 +22,7 @@ class Count:
     reason: str | None
     packets: int
     bytes: int
+    audited: bool = False
 
 
 def totals(rows: Mapping[bytes, bytes], key: Layout, value: Layout) -> dict[int, tuple[int, int]]:
@@ -41,6 +42,9 @@ def counts(summed: Mapping[int, tuple[int, int]], words: Words, reasons: int) ->
     found = []
     for index, (packets, size) in sorted(summed.items()):
         hook, number = divmod(index, reasons)
+        if number == words.audited:
+            found.append(Count(words.hook(hook), words.hook_direction(hook), 0, None, packets, size, audited=True))
+            continue
         text = words.reason(number) if number else None
         found.append(Count(words.hook(hook), words.hook_direction(hook), number, text, packets, size))
     return found
@@ -63,6 +67,7 @@ def item(found: list[Count], lost: int) -> dict[str, Any]:
 
     return {
         "drops": [{"reason": count.reason, "number": count.number, **shown(count)} for count in found if count.number],
-        "forwards": [shown(count) for count in found if not count.number],
+        "forwards": [shown(count) for count in found if not count.number and not count.audited],
+        "audited": [shown(count) for count in found if count.audited],
         "lost": lost,
     }

@@ -52,11 +52,14 @@ class Event:
     endpoint: int  # 0: none
     rule_number: int  # the policy's number times 65,536 plus the rule's in it; 0: none
     suppressed: int
+    audited: bool = False  # it passed, and a policy in audit mode would refuse it
     rule: str | None = None
 
     @property
     def verdict(self) -> str:
-        return words.DROPPED if self.reason_number else words.FORWARDED
+        if self.reason_number:
+            return words.DROPPED
+        return words.AUDIT if self.audited else words.FORWARDED
 
     def item(self) -> Item:
         """As docs/observer-api.md states it."""
@@ -105,12 +108,13 @@ class Decoder:
             path=self.words.path(record["path"]),
             reason_number=reason,
             reason=self.words.reason(reason) if reason else None,
-            direction=self.words.direction(record["hook"], reason, record["direction"], record["rule"]),
+            direction=self.words.direction(record["hook"], reason, record["direction"], record["rule"], record["audited"]),
             family=family,
             protocol=number,
             source=end("source"),
             destination=end("destination"),
             endpoint=record["endpoint"],
-            rule_number=record["policy"] << 16 | record["rule"] if record["rule"] else 0,
+            rule_number=self.words.rule_number(record),
             suppressed=record["suppressed"],
+            audited=bool(record["audited"]),
         )

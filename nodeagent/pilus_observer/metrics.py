@@ -31,14 +31,19 @@ class _Collector:
         dropped_bytes = CounterMetricFamily("pilus_drop_bytes", "Bytes of packets dropped", labels=["reason", "direction"])
         passed = CounterMetricFamily("pilus_forward_packets", "Packets passed", labels=["direction"])
         passed_bytes = CounterMetricFamily("pilus_forward_bytes", "Bytes of packets passed", labels=["direction"])
-        for (reason, direction), (packets, size) in summed(self.counts).items():
+        audited = CounterMetricFamily(
+            "pilus_audited_connections", "Connections passed that a policy in audit mode would refuse", labels=["direction"]
+        )
+        for (_, direction), (packets, _) in summed(count for count in self.counts if count.audited).items():
+            audited.add_metric([direction], packets)
+        for (reason, direction), (packets, size) in summed(count for count in self.counts if not count.audited).items():
             if reason is None:
                 passed.add_metric([direction], packets)
                 passed_bytes.add_metric([direction], size)
             else:
                 dropped.add_metric([reason, direction], packets)
                 dropped_bytes.add_metric([reason, direction], size)
-        yield from (dropped, dropped_bytes, passed, passed_bytes)
+        yield from (dropped, dropped_bytes, passed, passed_bytes, audited)
         lost = CounterMetricFamily("hubble_lost_events", "Events that a slow listener lost", labels=["source"])
         lost.add_metric(["observer_events_queue"], self._history.lost)
         yield lost

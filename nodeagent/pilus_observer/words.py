@@ -10,7 +10,7 @@ from typing import Any
 
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 ICMP = frozenset({1, 58})
-FORWARDED, DROPPED = "FORWARDED", "DROPPED"
+FORWARDED, DROPPED, AUDIT = "FORWARDED", "DROPPED", "AUDIT"
 INGRESS, EGRESS = "ingress", "egress"
 
 # What a hook sees goes to a pod or comes from one.
@@ -22,6 +22,8 @@ _HOOK_DIRECTIONS = {
     "uplink_from": INGRESS,
     "uplink_to": EGRESS,
 }
+# In place of a rule's number: the default deny of a direction (policy_stage.py writes the list).
+_DEFAULT_DENY = 0xFFFE
 # These reasons come from a policy: the event says which direction's.
 _POLICY_REASONS = ("PILUS_DROP_POLICY", "PILUS_DROP_POLICY_DENY", "PILUS_DROP_UNKNOWN_IDENTITY")
 # The flow tools' names for reasons are their texts in capitals, but for these.
@@ -60,6 +62,8 @@ class Words:
         drops = enums.get("pilus_drop", {})
         self._reasons = {number: texts.get(name, name) for name, number in drops.items()}
         self._of_policy = frozenset(drops[name] for name in _POLICY_REASONS if name in drops)
+        self.audited = enums.get("pilus_count", {}).get("PILUS_COUNT_AUDITED", -1)
+        self._no_rule = drops.get("PILUS_DROP_POLICY", -1)
         self.hook_count = enums.get("pilus_hook", {}).get("PILUS_HOOK_COUNT", len(self._hooks))
 
     def names(self, enum: str, prefix: str = "") -> dict[int, str]:
@@ -80,10 +84,17 @@ class Words:
     def hook_direction(self, hook: int) -> str | None:
         return _HOOK_DIRECTIONS.get(self.hook(hook))
 
-    def direction(self, hook: int, reason: int, decided: int, rule: int) -> str | None:
+    def direction(self, hook: int, reason: int, decided: int, rule: int, audited: int = 0) -> str | None:
         """Whose policy decided, else which way the hook's packets go: a program that asked no policy leaves `decided` zero."""
-        by_policy = reason in self._of_policy or (rule and not reason)
+        by_policy = reason in self._of_policy or ((rule or audited) and not reason)
         return self._directions.get(decided) if by_policy else self.hook_direction(hook)
+
+    def rule_number(self, record: Mapping[str, Any]) -> int:
+        """What names the rule that decided in the agent's list of rules (agent-api.md); 0 where none did."""
+        if record["rule"]:
+            return int(record["policy"]) << 16 | int(record["rule"])
+        refused = record["reason"] == self._no_rule or record["audited"]
+        return int(record["policy"]) << 16 | _DEFAULT_DENY + int(record["direction"]) if refused and record["policy"] else 0
 
     def flow_reason(self, number: int) -> str:
         """The reason's name in the flow tools' metrics."""

@@ -89,12 +89,16 @@ class SliceObject:
 
 @dataclass(frozen=True, slots=True)
 class Realised:
-    """One policy on one node: whether this generation is in the kernel, and if not, why. `unenforced`: fields not in force."""
+    """One policy on one node: whether this generation is in the kernel, and if not, why. `unenforced`: fields not in force.
+
+    `audited`: it is in audit mode there.
+    """
 
     generation: int
     realised: bool
     error: str
     unenforced: tuple[str, ...] = ()
+    audited: bool = False
 
 
 def _map(held: Any) -> dict[str, Any]:
@@ -226,7 +230,9 @@ def node_status(raw: Object) -> dict[str, Realised]:
         if isinstance(held.get("uid"), str) and isinstance(held.get("generation"), int):
             unenforced = tuple(str(path) for path in _list(held.get("unenforced")))
             error = str(held.get("error") or "")
-            found[intern(held["uid"])] = Realised(held["generation"], held.get("realised") is True, error, unenforced)
+            found[intern(held["uid"])] = Realised(
+                held["generation"], held.get("realised") is True, error, unenforced, held.get("audited") is True
+            )
     return found
 
 

@@ -27,6 +27,7 @@ class Policy:
     error: str
     conditions: tuple[tuple[tuple[str, str], ...], ...]
     enforced: str
+    mode: str = ""
 
 
 @dataclass(slots=True)
@@ -68,16 +69,27 @@ class Policies:
         done = sum(found is not None and found.realised and found.generation == generation for found in said)
         return f"{done}/{len(self._nodes)}"
 
-    def _missing(self, uid: str) -> str:
-        """What keeps this generation from being in force as it is written, "" if nothing does that a node has told of."""
+    def _current(self, uid: str) -> dict[str, Realised]:
+        """What nodes say of this generation."""
         generation = self.policies[uid].generation
         told = {node: self._said.get(node, {}).get(uid) for node in sorted(self._nodes)}
-        current = {node: said for node, said in told.items() if said is not None and said.generation == generation}
+        return {node: said for node, said in told.items() if said is not None and said.generation == generation}
+
+    def _mode(self, uid: str) -> str:
+        """Audit where a node has it so; as it was while none has spoken."""
+        current = self._current(uid)
+        if not current:
+            return self.policies[uid].mode
+        return "audit" if any(said.audited for said in current.values()) else "enforce"
+
+    def _missing(self, uid: str) -> str:
+        """What keeps this generation from being in force as it is written, "" if nothing does that a node has told of."""
+        current = self._current(uid)
         errors = [f"{node}: {said.error}" for node, said in current.items() if said.error]
         fields = sorted({path for said in current.values() for path in said.unenforced})
         parts = ["; ".join(errors)] if errors else []
         if fields:
-            parts.append(f"not enforced yet, and what they would allow is denied: {', '.join(fields)}")
+            parts.append(f"not in force as it is written, and what it would allow by that is denied: {', '.join(fields)}")
         return "; ".join(parts)[:_LONGEST_TEXT]
 
     def _condition(self, uid: str, kind: str, wanted: tuple[str, str], now: str) -> dict[str, str] | None:
@@ -105,11 +117,14 @@ class Policies:
         enforced = self.enforced(uid) if not policy.error else f"0/{len(self._nodes)}"
         if policy.enforced != enforced:
             found["enforced"] = enforced
+        mode = self._mode(uid)
+        if policy.mode != mode:
+            found["mode"] = mode
         return found or None
 
-    def written(self, uid: str, conditions: tuple[tuple[tuple[str, str], ...], ...], enforced: str) -> None:
+    def written(self, uid: str, conditions: tuple[tuple[tuple[str, str], ...], ...], enforced: str, mode: str) -> None:
         if uid in self.policies:
-            self.policies[uid] = replace(self.policies[uid], conditions=conditions, enforced=enforced)
+            self.policies[uid] = replace(self.policies[uid], conditions=conditions, enforced=enforced, mode=mode)
 
 
 def conditions_of(raw: Object) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -118,5 +133,6 @@ def conditions_of(raw: Object) -> tuple[tuple[tuple[str, str], ...], ...]:
 
 
 def policy_of(raw: Object, path: str, error: str) -> Policy:
-    enforced = (raw.get("status") or {}).get("enforced") or ""
-    return Policy(path, int(raw["metadata"].get("generation") or 0), error, conditions_of(raw), str(enforced))
+    status = raw.get("status") or {}
+    enforced, mode = str(status.get("enforced") or ""), str(status.get("mode") or "")
+    return Policy(path, int(raw["metadata"].get("generation") or 0), error, conditions_of(raw), enforced, mode)

@@ -76,4 +76,5 @@ class PolicyWriter:
         except BaseException:
             self._policies.dirty.add(uid)
             raise
-        self._policies.written(uid, conditions_of(made), str((made.get("status") or {}).get("enforced") or ""))
+        status = made.get("status") or {}
+        self._policies.written(uid, conditions_of(made), str(status.get("enforced") or ""), str(status.get("mode") or ""))

@@ -31,7 +31,7 @@ from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.programs import ensure_loaded
 from pilus_agent.diff.order import WRITE_ORDER
 from pilus_agent.endpoints import Endpoints
-from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Node
+from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Namespace, Node
 from pilus_agent.ipam import Allocator
 from pilus_agent.wiring import NEEDED, Wiring
 from pilus_api.identities import Identity
@@ -78,7 +78,7 @@ class Agent:
         for key, attachment in self.endpoints.attachments.items():
             self.wiring.put("attachments", key, attachment)
         self.wiring.put("nodes", "n1", Node("n1", (ip_address("192.0.2.1"),), (), (RANGE,)))
-        self.wiring.put("namespaces", NAMESPACE, NAMESPACE_LABELS)
+        self.wiring.put("namespaces", NAMESPACE, Namespace(NAMESPACE_LABELS))
         for number, one in enumerate(PODS, 300):
             self.wiring.put("identities", str(number), AllocatedIdentity(Identity(number), labels(one)))
             self.wiring.put("pods", f"{NAMESPACE}/{one.name}", one)

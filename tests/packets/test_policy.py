@@ -3,7 +3,7 @@
 import pytest
 from tests.packets.harness.actors import CLIENT, FAR, OTHER, OUTSIDE, THERE, WEB
 from tests.packets.harness.frames import echo, from_pod, raw, routed, router, tcp, to_pod, tunnelled, udp
-from tests.packets.harness.node import DENY, INGRESS, Rule, Side
+from tests.packets.harness.node import ALLOW, DENY, INGRESS, Rule, Side
 from tests.packets.harness.scenario import (
     Delivered,
     Dropped,
@@ -123,6 +123,32 @@ def test_two_questions_one_answer(harness: Harness, family: int, who: Rule, wher
     harness.node.reset(policies={5: (ingress, OPEN)}, pods={"web": 5})
     step = _ask(harness, family)
     play(harness, [step if passes else _refused(step, "POLICY_DENY", rule=who.number if who.decision == DENY else where.number)])
+
+
+PASS = 3
+
+
+@pytest.mark.parametrize(("who", "where", "reason", "rule"), [
+    (Rule(1, DENY, above=(ALLOW, 5, 7)), None, "", 7),
+    (Rule(1, above=(DENY, 5, 7)), None, "POLICY_DENY", 7),
+    (Rule(1, above=(PASS, 5, 7)), None, "", 1),
+    (Rule(1, DENY, above=(PASS, 5, 7)), None, "POLICY_DENY", 1),
+    (Rule(0, DENY, precedence=0, above=(PASS, 5, 7)), None, "POLICY", 0),
+    # Layer by layer: what one question passes, it passes for the other too, if it comes first.
+    (Rule(1, above=(PASS, 9, 7)), Rule(0, DENY, precedence=0, above=(DENY, 8, 6)), "", 1),
+    (Rule(1, above=(PASS, 7, 7)), Rule(0, DENY, precedence=0, above=(DENY, 8, 6)), "POLICY_DENY", 6),
+    (Rule(1, above=(PASS, 9, 7)), Rule(2, DENY, above=(ALLOW, 8, 6)), "POLICY_DENY", 2),
+    (Rule(1, DENY, above=(ALLOW, 9, 7)), Rule(2, above=(DENY, 8, 6)), "", 7),
+    (Rule(1, DENY), Rule(2, above=(ALLOW, 1, 6)), "", 6),
+])  # fmt: skip
+def test_the_admin_tier_is_a_layer_of_its_own(
+    harness: Harness, family: int, who: Rule, where: Rule | None, reason: str, rule: int
+) -> None:
+    block = f"{CLIENT.address(family)}/{32 if family == 4 else 128}"
+    ingress = Side(peers={CLIENT.identity: [who]}, networks={block: [where]} if where else None)
+    harness.node.reset(policies={5: (ingress, OPEN)}, pods={"web": 5})
+    step = _ask(harness, family)
+    play(harness, [_refused(step, reason, rule=rule) if reason else Step(step.at, step.frame, step.expect, {"rule": rule})])
 
 
 def test_deny_over_allow_in_a_port_table(harness: Harness, family: int) -> None:

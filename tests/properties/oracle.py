@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pilus_agent.desired.policy.tables import Endpoint
 from pilus_api.identities import Identity
 from pilus_api.labels import Labels
-from pilus_api.rules import AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule, Scope
+from pilus_api.rules import AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule, Scope, Tier
 from pilus_api.selectors import Operator, Requirement, Selector
 
 Names = Mapping[str, frozenset[tuple[int, int]]]
@@ -42,23 +42,45 @@ class Truth:
     rules: frozenset[Origin]
 
 
-def truth(world: World, endpoint: Endpoint, probe: Probe) -> Truth:
+def truth(world: World, endpoint: Endpoint, probe: Probe, *, audited: bool = False) -> Truth:
+    """`audited`: as if no policy were in audit mode; else those that are take no part."""
     if probe.direction == Direction.INGRESS and probe.identity == 1:
         return Truth(True, frozenset())
-    governing = [policy for policy in world.policies if _selects(policy.subject, endpoint.labels)]
+    governing = [policy for policy in governing_policies(world, endpoint) if audited or not policy.audit]
     hits = [
         rule
         for policy in governing
         for rule in policy.rules
         if rule.direction == probe.direction and _hits(world, endpoint, rule, probe)
     ]
-    denying = frozenset(rule.origin for rule in hits if rule.deny)
+    decided = _first(hits, Tier.ADMIN)
+    if decided:
+        return decided
+    middle = [rule for rule in hits if rule.tier is Tier.NETWORK_POLICY]
+    denying = frozenset(rule.origin for rule in middle if rule.deny)
     if denying:
         return Truth(False, denying)
-    allowing = frozenset(rule.origin for rule in hits if not rule.unenforced)
-    if not any(policy.default_deny[probe.direction] for policy in governing):
+    allowing = frozenset(rule.origin for rule in middle if not rule.unenforced)
+    if allowing or any(policy.default_deny[probe.direction] for policy in governing):
+        return Truth(bool(allowing), allowing)
+    return _first(hits, Tier.BASELINE) or Truth(True, frozenset())
+
+
+def governing_policies(world: World, endpoint: Endpoint) -> list[Policy]:
+    return [policy for policy in world.policies if _selects(policy.subject, endpoint.labels)]
+
+
+def _first(hits: list[Rule], tier: Tier) -> Truth | None:
+    """An ordered tier: the first that means the packet decides, unless it passes. Of two in one place a denial is before others."""
+    left = [rule for rule in hits if rule.tier is tier and (rule.deny or not rule.unenforced)]
+    if not left:
+        return None
+    first = [rule for rule in left if rule.place == min(each.place for each in left)]
+    if denying := frozenset(rule.origin for rule in first if rule.deny):
+        return Truth(False, denying)
+    if allowing := frozenset(rule.origin for rule in first if not rule.passes):
         return Truth(True, allowing)
-    return Truth(bool(allowing), allowing)
+    return None if tier is Tier.ADMIN else Truth(True, frozenset(rule.origin for rule in first))
 
 
 def _hits(world: World, endpoint: Endpoint, rule: Rule, probe: Probe) -> bool:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.properties.conftest import WORLDS
-from tests.properties.oracle import Probe, World, truth
+from tests.properties.oracle import Probe, Truth, World, governing_policies, truth
 from tests.properties.worlds import probe, worlds
 
 from pilus_agent.desired.policy.answers import Decision, Precedence
 from pilus_agent.desired.policy.compiler import PolicyCompiler, compile_policies
 from pilus_agent.desired.policy.explain import explain
 from pilus_agent.desired.policy.porttable import PortTable
-from pilus_agent.desired.policy.tables import Compiled, DirectionTables
+from pilus_agent.desired.policy.tables import Compiled, DirectionTables, PolicyName
 from pilus_api.identities import HOST
 from pilus_api.rules import AddressPeer, Direction
 
@@ -26,14 +26,20 @@ Step = Callable[[PolicyCompiler], None]
 
 def check(world: World, compiled: Compiled, name: str, probe: Probe) -> None:
     """One packet: allowed or not as the rules have it, and for a reason that is one."""
-    expected = truth(world, world.endpoints[name], probe)
-    applied = compiled.endpoints[name]
+    endpoint, applied = world.endpoints[name], compiled.endpoints[name]
     enforced = applied.ingress_enforced if probe.direction is Direction.INGRESS else applied.egress_enforced
-    if applied.policy is None:
+    answers(compiled, applied.policy, truth(world, endpoint, probe), probe, enforced=enforced)
+    assert (applied.audit is not None) == any(policy.audit for policy in governing_policies(world, endpoint))
+    if applied.audit is not None:
+        answers(compiled, applied.audit, truth(world, endpoint, probe, audited=True), probe, enforced=True)
+
+
+def answers(compiled: Compiled, name: PolicyName | None, expected: Truth, probe: Probe, *, enforced: bool) -> None:
+    if name is None:
         assert expected.allowed
         assert not enforced
         return
-    policy = compiled.policies[applied.policy]
+    policy = compiled.policies[name]
     found = explain(policy, probe.direction, probe.identity, probe.address, probe.inside, probe.protocol, probe.port)
     assert (found.decision is Decision.ALLOW) == expected.allowed
     assert enforced or found.decision is Decision.ALLOW

@@ -9,7 +9,7 @@ from tests.properties.oracle import Probe, World
 from pilus_agent.desired.policy.tables import Endpoint
 from pilus_api.identities import HOST, RESERVED, Identity
 from pilus_api.labels import Label, Labels, canonical
-from pilus_api.rules import AddressPeer, Direction, Origin, Policy, Ports, Rule, Scope
+from pilus_api.rules import RULES_OF_A_PRIORITY, AddressPeer, Direction, Origin, Policy, Ports, Rule, Scope, Tier
 from pilus_api.selectors import Operator, Requirement, Selector, selector
 
 KEYS = ("app", "tier", "env")
@@ -86,21 +86,30 @@ def ports(draw: st.DrawFn) -> Ports:
 def policies(draw: st.DrawFn, name: str) -> Policy:
     origin = Origin("CiliumNetworkPolicy", "ns", name, f"uid-{name}")
     rules = []
+    tier = draw(st.sampled_from((Tier.NETWORK_POLICY, Tier.NETWORK_POLICY, Tier.NETWORK_POLICY, Tier.ADMIN, Tier.BASELINE)))
+    ordered = tier is not Tier.NETWORK_POLICY
+    priority = draw(st.sampled_from((0, 1, 1000))) if ordered else 0
     for index in range(draw(st.integers(0, 4))):
+        action = draw(st.sampled_from(("allow", "allow", "deny", *(("pass",) if ordered else ()))))
         peers = draw(st.one_of(st.none(), st.lists(st.one_of(selectors, selectors, address_peers()), max_size=3).map(tuple)))
         meant = draw(st.one_of(st.none(), st.lists(ports(), max_size=3).map(tuple)))
         rules.append(
             Rule(
                 Origin("CiliumNetworkPolicy", "ns", name, f"uid-{name}", f"spec.rules[{index}]"),
                 draw(st.sampled_from(tuple(Direction))),
-                draw(st.sampled_from((False, False, True))),
+                action == "deny",
                 peers,
                 meant,
                 draw(st.sampled_from(((), (), (), ("http",)))),
+                tier,
+                priority * RULES_OF_A_PRIORITY + index if ordered else 0,
+                action == "pass",
             )
         )
     subject = draw(st.one_of(st.just(Selector()), selectors))
-    return Policy(origin, subject, (draw(st.booleans()), draw(st.booleans())), tuple(rules))
+    default_deny = (False, False) if ordered else (draw(st.booleans()), draw(st.booleans()))
+    audit = draw(st.sampled_from((False, False, False, True)))
+    return Policy(origin, subject, default_deny, tuple(rules), (), audit)
 
 
 named_ports = st.dictionaries(

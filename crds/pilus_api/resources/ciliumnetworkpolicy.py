@@ -160,7 +160,10 @@ class DerivativePolicy(Open):
 
 
 class PolicyStatus(Open):
-    """`enforced`: on how many of the nodes that it concerns the policy is realised, as `x/y`. `selected`: pods it governs."""
+    """`enforced`: on how many of the nodes that it concerns the policy is realised, as `x/y`. `selected`: pods it governs.
+
+    `mode`: enforce, or audit, as the nodes have it.
+    """
 
     conditions: Annotated[
         Sequence[Condition],
@@ -169,6 +172,7 @@ class PolicyStatus(Open):
     derivative_policies: dict[str, DerivativePolicy] | None = None
     enforced: str | None = None
     selected: int | None = None
+    mode: str | None = None
 
 
 class PolicyObject(Resource):
@@ -242,6 +246,7 @@ _COLUMNS = (
     AGE,
     Column("Valid", "string", '.status.conditions[?(@.type=="Valid")].status'),
     Column("Enforced", "string", ".status.enforced"),
+    Column("Mode", "string", ".status.mode"),
 )
 
 CILIUM_NETWORK_POLICY = Kind(

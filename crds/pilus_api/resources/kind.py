@@ -6,6 +6,7 @@ from pilus_api.resources.model import Resource
 
 CILIUM_GROUP = "cilium.io"
 PILUS_GROUP = "pilus.io"
+NETWORK_POLICY_GROUP = "policy.networking.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)

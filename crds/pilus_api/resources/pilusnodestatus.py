@@ -10,13 +10,17 @@ from pilus_api.resources.model import Model, Resource
 
 
 class RealisedPolicy(Model):
-    """`generation` is the one that the rest speaks of; `unenforced` are the paths of fields that have no effect."""
+    """`generation` is the one that the rest speaks of; `unenforced` are the paths of fields that have no effect.
+
+    `audited`: it is in audit mode here, and denies nothing.
+    """
 
     uid: Annotated[str, Field(min_length=1, max_length=128)]
     generation: int
     realised: bool
     error: Annotated[str, Field(max_length=4096)] = ""
     unenforced: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=1000)] = ()
+    audited: bool = False
 
 
 class AgentStatus(Model):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pilus_agent.bind.policy import number, recognise_tables
 from pilus_agent.desired.addresses import raw
-from pilus_agent.desired.policy.answers import Answer, Decision
+from pilus_agent.desired.policy.answers import NOTHING_ABOVE, Answer, Decision
 from pilus_agent.desired.policy.porttable import PortRow, PortTable
 from pilus_agent.desired.policy.tables import CompiledPolicy, PeerClass, PolicyName
 from pilus_api.rules import Direction
@@ -56,7 +56,9 @@ class PolicyRows:
         tables: dict[int, list[PortRow]] = {}
         for key, value in verdicts:
             answer = Answer(Decision(value["decision"]), value["precedence"], value["rule"])
-            tables.setdefault(key["table"], []).append(PortRow(key["length"], key["protocol"], key["port"], answer))
+            above = Answer(Decision(value["above"]), value["above_precedence"], value["above_rule"])
+            row = PortRow(key["length"], key["protocol"], key["port"], answer, NOTHING_ABOVE if above == NOTHING_ABOVE else above)
+            tables.setdefault(key["table"], []).append(row)
         # A table without rows is one too: it denies everything, and stands only where something names it.
         for table in {table for _, value in rows for table in value["table"]} | {value["table"] for _, value in classes}:
             tables.setdefault(table, [])
@@ -125,6 +127,9 @@ class PolicyRows:
                         "decision": int(row.answer.decision),
                         "precedence": int(row.answer.precedence),
                         "rule": row.answer.rule,
+                        "above": int(row.above.decision),
+                        "above_precedence": int(row.above.precedence),
+                        "above_rule": row.above.rule,
                     }
                     yield Change("verdicts", self._verdict_key(self._tables[name], row), value)
 

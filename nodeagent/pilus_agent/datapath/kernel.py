@@ -6,7 +6,7 @@ In: rows as bytes. Out: what was written, or why not. Nothing else in the agent 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pilus_agent.datapath.changes import Ledger
 from pilus_agent.datapath.links import Netlink
@@ -44,6 +44,11 @@ class Kernel:
 
         await self.call(end)
         self._thread.shutdown()
+
+    def lookup(self, table: str, key: Mapping[str, Any] | int) -> Mapping[str, Any] | None:
+        """One row; of an LPM table the longest match. It takes microseconds, and may be asked from anywhere."""
+        held: Mapping[str, Any] | None = self.datapath.map(table).lookup(key)
+        return held
 
     # -- tables; inside `call` -------------------------------------------------------------------------------------------
 

@@ -20,13 +20,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A pod of this node as wanted in the kernel. `policy` names a compiled policy by content; empty: none applies."""
+    """A pod of this node as wanted in the kernel. `policy` names a compiled policy by content; empty: none applies.
+
+    `audit` names the one that would apply if no policy were in audit mode; empty: none is.
+    """
 
     attachment: Attachment
     identity: Identity | None
     policy: bytes
     ingress_enforced: bool
     egress_enforced: bool
+    audit: bytes = b""
 
     @property
     def state(self) -> State:

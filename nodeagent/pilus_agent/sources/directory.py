@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from pilus_agent.facts import AllocatedIdentity, Pod
+from pilus_agent.facts import AllocatedIdentity, Namespace, Pod
 from pilus_agent.sources.documents import documents
 from pilus_agent.sources.kubernetes import Sink, cidr_group_of, namespace_of, node_of, pod_of, policy_of
 from pilus_api.errors import PilusError
@@ -31,7 +31,9 @@ _LARGEST = 16 << 20
 Raw = Mapping[str, Any]
 Name = tuple[str, str]  # kind of fact, key
 
-_POLICIES = {"CiliumNetworkPolicy": "cnp", "CiliumClusterwideNetworkPolicy": "ccnp", "NetworkPolicy": "knp"}
+_POLICIES = {"CiliumNetworkPolicy": "cnp", "CiliumClusterwideNetworkPolicy": "ccnp", "NetworkPolicy": "knp",
+             "AdminNetworkPolicy": "anp", "BaselineAdminNetworkPolicy": "banp", "ClusterNetworkPolicy": "kcnp"}  # fmt: skip
+_NAMESPACED = ("CiliumNetworkPolicy", "NetworkPolicy")
 
 
 class Identities:
@@ -128,12 +130,12 @@ class DirectorySource:
         named = {**raw, "metadata": {"uid": f"{kind}/{namespace}/{name}", "namespace": namespace, **metadata}}
         if kind in _POLICIES:
             drafts_of(raw, cluster=self._cluster)
-            key = name if kind == "CiliumClusterwideNetworkPolicy" else f"{namespace}/{name}"
+            key = f"{namespace}/{name}" if kind in _NAMESPACED else name
             return {(_POLICIES[str(kind)], key): policy_of(named)}
         if kind == "Namespace":
             return {
                 ("namespaces", name): namespace_of(
-                    {"metadata": {"labels": {"kubernetes.io/metadata.name": name, **(metadata.get("labels") or {})}}}
+                    {"metadata": {**metadata, "labels": {"kubernetes.io/metadata.name": name, **(metadata.get("labels") or {})}}}
                 )
             }
         if kind == "CiliumNode":
@@ -152,10 +154,12 @@ class DirectorySource:
         now = {name: fact for _, facts in self._read.values() for name, fact in facts.items()}
         for kind, key in [name for name in now if name[0] == "pods"]:
             namespace = key.partition("/")[0]
-            now.setdefault(("namespaces", namespace), (("kubernetes.io/metadata.name", namespace),))
+            now.setdefault(("namespaces", namespace), Namespace((("kubernetes.io/metadata.name", namespace),)))
             pod: Pod = now[kind, key]
             labels = self._relevant(
-                pod_labels(dict(pod.labels), namespace, dict(now["namespaces", namespace]), pod.service_account, self._cluster)
+                pod_labels(
+                    dict(pod.labels), namespace, dict(now["namespaces", namespace].labels), pod.service_account, self._cluster
+                )
             )
             number = self._identities.number(labels)
             now["identities", str(number)] = AllocatedIdentity(number, labels)
@@ -170,9 +174,7 @@ class DirectorySource:
             "namespaces",
             "identities",
             "slices",
-            "cnp",
-            "ccnp",
-            "knp",
+            *_POLICIES.values(),
             "services",
             "endpointslices",
             "cidrgroups",

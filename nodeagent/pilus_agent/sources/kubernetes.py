@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from pilus_agent.facts import Address, AllocatedIdentity, Network, Node, Pod, RemoteEndpoint, Slice
+from pilus_agent.facts import Address, AllocatedIdentity, Namespace, Network, Node, Pod, RemoteEndpoint, Slice
 from pilus_api.addresses import parse_prefix
 from pilus_api.connection import Connection
 from pilus_api.errors import InvalidError, PilusError
 from pilus_api.identities import Identity
 from pilus_api.labels import from_security_labels
+from pilus_api.policy_modes import MODE_ANNOTATION
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
 
 _log = structlog.get_logger(__name__)
@@ -124,8 +125,9 @@ def pod_of(raw: Raw) -> Pod:
     )
 
 
-def namespace_of(raw: Raw) -> tuple[tuple[str, str], ...]:
-    return _pairs(raw["metadata"].get("labels"))
+def namespace_of(raw: Raw) -> Namespace:
+    metadata = raw["metadata"]
+    return Namespace(_pairs(metadata.get("labels")), _text((metadata.get("annotations") or {}).get(MODE_ANNOTATION, "")))
 
 
 def identity_of(raw: Raw) -> AllocatedIdentity:
@@ -180,6 +182,7 @@ class Kind:
     path: str
     read: Callable[[Raw], Any]
     field_selector: str = ""
+    optional: bool = False  # its definition need not be there
 
 
 KINDS = (
@@ -193,6 +196,9 @@ KINDS = (
     Kind("cnp", "/apis/cilium.io/v2/ciliumnetworkpolicies", policy_of),
     Kind("ccnp", "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies", policy_of),
     Kind("knp", "/apis/networking.k8s.io/v1/networkpolicies", policy_of),
+    Kind("anp", "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies", policy_of, optional=True),
+    Kind("banp", "/apis/policy.networking.k8s.io/v1alpha1/baselineadminnetworkpolicies", policy_of, optional=True),
+    Kind("kcnp", "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies", policy_of, optional=True),
 )
 
 
@@ -211,7 +217,8 @@ async def follow(connection: Connection, kind: Kind, node: str, sink: Sink) -> N
             _log.warning("object makes no sense, left out", kind=kind.name, name=name, error=repr(error))
             return None
 
-    events = watch(connection, kind.path, prune=prune, field_selector=kind.field_selector.format(node=node))
+    selector = kind.field_selector.format(node=node)
+    events = watch(connection, kind.path, prune=prune, field_selector=selector, optional=kind.optional)
     async for event in events:
         match event:
             case Upsert(key, fact):

@@ -24,13 +24,14 @@ ENFORCED = {INGRESS: 1, EGRESS: 2}
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of a port table. `protocol` 0: any; `port` None: any port."""
+    """One row of a port table. `protocol` 0: any; `port` None: any port. `above`: what the admin tier says, precedence, rule."""
 
     number: int
     decision: int = ALLOW
     protocol: int = 0
     port: int | None = None
     precedence: int = 10
+    above: tuple[int, int, int] = (DENY, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Node:
         self._ring: Ring | None = None
         self.hooks: dict[str, int] = datapath.enum("pilus_hook")
         self.drops: dict[str, int] = datapath.enum("pilus_drop")
+        self._audited = datapath.enum("pilus_count")["PILUS_COUNT_AUDITED"]
 
     def close(self) -> None:
         if self._ring:
@@ -141,9 +143,14 @@ class Node:
             if rule.protocol:
                 length, port = (48, 0) if rule.port is None else (64, rule.port)
             key = {"length": length, "table": self._tables, "protocol": rule.protocol, "port": port}
+            above, precedence, number = rule.above
             self.datapath.map("verdicts").update(
-                key, {"decision": rule.decision, "precedence": rule.precedence, "rule": rule.number}
-            )
+                key,
+                {
+                    "decision": rule.decision, "precedence": rule.precedence, "rule": rule.number,
+                    "above": above, "above_precedence": precedence, "above_rule": number,
+                },
+            )  # fmt: skip
         return self._tables
 
     def policy(self, number: int, ingress: Side, egress: Side, *, complete: bool = True) -> None:
@@ -170,14 +177,16 @@ class Node:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def counters(self) -> dict[tuple[int, int], int]:
-        """(hook, reason) -> packets, those that are not zero."""
+    def counters(self, *, audited: bool = False) -> dict[tuple[int, int], int]:
+        """(hook, reason) -> packets, those that are not zero. `audited`: what is counted besides for policies in audit mode."""
         found = {}
         for key, raw in self.datapath.map("counters").items_raw().items():
             packets = sum(struct.unpack_from("=Q", raw, offset)[0] for offset in range(0, len(raw), 16))
             if packets:
                 index = int.from_bytes(key, "little")
-                found[divmod(index, 256)] = packets
+                hook, reason = divmod(index, 256)
+                if (reason == self._audited) == audited:
+                    found[hook, reason] = packets
         return found
 
     def events(self) -> list[dict[str, Any]]:

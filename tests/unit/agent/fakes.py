@@ -8,6 +8,7 @@ It may be full, refuse, stop in the middle of a batch, or let a write wait for a
 import asyncio
 import errno
 import importlib.util
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
@@ -27,7 +28,7 @@ from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.links import LinkError, Netlink, PodLink
 from pilus_agent.desired.identities import labels_of
 from pilus_agent.diff.order import WRITE_ORDER
-from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Network, Node, Pod, RemoteEndpoint, Slice
+from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Namespace, Network, Node, Pod, RemoteEndpoint, Slice
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import Tables
 from pilus_agent.wiring import NEEDED, Wiring
@@ -35,6 +36,7 @@ from pilus_api.identities import Identity
 from pilus_api.labels import IdentityFilter, Labels
 from pilus_api.settings import Settings
 from pilus_maps import Datapath, KernelError, Program
+from pilus_maps.layout import Layout
 
 P = ParamSpec("P")
 
@@ -206,6 +208,12 @@ class Write:
     value: bytes | None
 
 
+def _agree(one: bytes, other: bytes, bits: int) -> bool:
+    """Whether two LPM keys have the same first bits behind their lengths."""
+    shift = (len(one) - 4) * 8 - bits
+    return int.from_bytes(one[4:], "big") >> shift == int.from_bytes(other[4:], "big") >> shift
+
+
 class FakeKernel(Kernel):
     """`room`: rows a table has place for. `refuse`: the errno with which a table refuses everything. `wait`: tables whose next
     write waits for its event. `lives`: how many rows are written before the agent dies."""
@@ -238,6 +246,21 @@ class FakeKernel(Kernel):
 
     def read(self, table: str) -> dict[bytes, bytes]:
         return dict(self.rows[table])
+
+    def lookup(self, table: str, key: Mapping[str, Any] | int) -> Mapping[str, Any] | None:
+        """As the kernel does it: of an LPM table the longest row that agrees in as many bits as it has."""
+        described = self.datapath.description["maps"][table]
+        asked = Layout(described["key"]).encode(key)
+        if described["type"] == "lpm_trie":
+            size = int.from_bytes(asked[:4], sys.byteorder)
+            found = [
+                raw
+                for raw in self.rows[table]
+                if (bits := int.from_bytes(raw[:4], sys.byteorder)) <= size and _agree(raw, asked, bits)
+            ]
+            asked = max(found, key=lambda raw: int.from_bytes(raw[:4], sys.byteorder), default=b"")
+        held = self.rows[table].get(asked)
+        return Layout(described["value"]).decode(held) if held is not None else None
 
     def _live(self) -> None:
         if self.lives is not None:
@@ -347,7 +370,7 @@ class World:
     def begin(self, *nodes: Node) -> None:
         for node in nodes or (OWN, OTHER):
             self.wiring.put("nodes", node.name, node)
-        self.wiring.put("namespaces", NAMESPACE, NAMESPACE_LABELS)
+        self.wiring.put("namespaces", NAMESPACE, Namespace(NAMESPACE_LABELS))
 
     def identity(self, number: int, of: Pod) -> None:
         self.wiring.put("identities", str(number), AllocatedIdentity(Identity(number), labels(of)))

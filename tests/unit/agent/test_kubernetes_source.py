@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.fakes import PATIENCE
 
-from pilus_agent.facts import AllocatedIdentity, Node, Pod, RemoteEndpoint, Slice
+from pilus_agent.facts import AllocatedIdentity, Namespace, Node, Pod, RemoteEndpoint, Slice
 from pilus_agent.sources import kubernetes as source
 from pilus_agent.sources.kubernetes import (
     KINDS,
@@ -100,8 +100,8 @@ def test_a_range_too_small_for_a_router_and_a_pod_is_none(logs: list[dict[str, o
 
 
 def test_a_namespace_and_an_identity() -> None:
-    assert namespace_of(metadata("d", labels={"b": "2", "a": "1"})) == (("a", "1"), ("b", "2"))
-    assert namespace_of(metadata("d")) == ()
+    assert namespace_of(metadata("d", labels={"b": "2", "a": "1"})) == Namespace((("a", "1"), ("b", "2")))
+    assert namespace_of(metadata("d", annotations={"pilus.io/mode": "audit"})) == Namespace((), "audit")
     raw = metadata("300") | {"security-labels": {"k8s:app": "web", "k8s:a": ""}}
     assert identity_of(raw) == AllocatedIdentity(Identity(300), (Label("k8s", "a", ""), Label("k8s", "app", "web")))
 

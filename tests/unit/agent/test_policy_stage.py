@@ -13,6 +13,7 @@ from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import TableLayout, Tables
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import Label, Labels, canonical
+from pilus_api.rules import Direction
 from pilus_api.settings import Settings
 from pilus_maps.layout import Layout
 
@@ -217,16 +218,101 @@ def test_an_endpoints_policy_in_words(stage: PolicyStage, tables: Tables) -> Non
     assert client[0]["words"] == "TCP 80"
     assert client[0]["decision"] == "allow"
     assert "default/let" in client[0]["rule"]
-    assert classes["everybody else"] == [{"words": "everything", "decision": "deny", "rule": None}]
+    assert classes["everybody else"] == [{"words": "everything", "decision": "deny", "rule": None, "passed": None}]
 
 
 def test_rules_have_texts_for_events(stage: PolicyStage, tables: Tables) -> None:
     stage.put("cnp", "default/let", policy("let", LET_CLIENT))
     found = decide(stage, tables)
     texts = stage.rules()
-    assert texts == {str(stage.number(found.policy) << 16 | 1): "CiliumNetworkPolicy default/let spec.ingress[0]"}
+    assert texts[str(stage.number(found.policy) << 16 | 1)] == "CiliumNetworkPolicy default/let spec.ingress[0]"
+    assert len(texts) == 2, "and the default deny"
 
 
 def test_layouts_are_those_of_the_programs(tables: Tables) -> None:
     assert isinstance(tables.layouts["verdicts"], TableLayout)
     assert Layout({"size": 4, "fields": [number(4)]}).bare
+
+
+def moded(mode: object, name: str = "let") -> PolicyObject:
+    made = policy(name, LET_CLIENT)
+    made.raw["metadata"]["annotations"] = {"pilus.io/mode": mode}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("of_policy", "of_namespace", "everywhere", "audited"),
+    [
+        (None, "", False, False),
+        ("audit", "", False, True),
+        (None, "audit", False, True),
+        ("enforce", "audit", True, False),
+        ("audit", "enforce", False, True),
+        (None, "enforce", True, False),
+        (None, "", True, True),
+        ("Audit", "audit", True, False),  # what is no mode opens nothing
+        (None, "no", True, False),
+    ],
+)
+def test_modes(tables: Tables, of_policy: object, of_namespace: str, everywhere: bool, audited: bool) -> None:
+    stage = PolicyStage(Settings(policy_audit_mode=everywhere))
+    for number, name in ((WEB, "web"), (CLIENT, "client")):
+        stage.identity(number, labels(name))
+    stage.namespace("default", of_namespace)
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT) if of_policy is None else moded(of_policy))
+    found = decide(stage, tables)
+    assert bool(found.audit) == audited
+    assert found.ingress_enforced != audited
+    (told,) = stage.acknowledgements("")
+    assert told["audited"] == audited
+    wrong = of_policy == "Audit" or of_namespace == "no"
+    assert bool(told["unenforced"]) == wrong
+    (shown,) = stage.views({"web": 1})
+    assert shown["mode"] == ("audit" if audited else "enforce")
+    stage.namespace("default", "enforce")
+    assert bool(decide(stage, tables).audit) == (of_policy == "audit")
+
+
+def test_audit_changes_nothing_but_what_is_told(stage: PolicyStage, tables: Tables) -> None:
+    """What the audited policy would allow is not allowed for it, and what an enforced one denies stays denied."""
+    other = {
+        "endpointSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "stranger"}}]}],
+    }
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    alone = decide(stage, tables)
+    audited = policy("other", other)
+    audited.raw["metadata"]["annotations"] = {"pilus.io/mode": "audit"}
+    stage.put("cnp", "default/other", audited)
+    found = decide(stage, tables)
+    assert (found.policy, found.ingress_enforced) == (alone.policy, True)
+    assert found.audit not in (b"", found.policy)
+    assert stage.number(found.audit) != stage.number(found.policy) != 0
+
+
+def test_who_denies_by_default_has_a_name(stage: PolicyStage, tables: Tables) -> None:
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    found = decide(stage, tables)
+    default = stage.default_deny(stage.number(found.policy), Direction.INGRESS)
+    assert stage.rules()[str(default)] == "default deny of CiliumNetworkPolicy default/let"
+    assert str(default + 1) not in stage.rules(), "egress is open"
+
+
+def test_an_admin_policy_goes_before_and_passes_on(stage: PolicyStage, tables: Tables) -> None:
+    def admin(action: str) -> PolicyObject:
+        rule = {"action": action, "from": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "client"}}}}]}
+        spec = {"priority": 5, "subject": {"namespaces": {}}, "ingress": [rule]}
+        return PolicyObject({"metadata": {"name": "first", "uid": "uid-first", "generation": 1}, "spec": spec}, "uid-first", 1)
+
+    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    for action, decision, passed in (
+        ("Allow", "allow", None),
+        ("Deny", "deny", None),
+        ("Pass", "allow", "AdminNetworkPolicy first spec.ingress[0]"),
+    ):
+        stage.put("anp", "first", admin(action))
+        decide(stage, tables)
+        shown = stage.explain("web", {CLIENT: labels("client")})["ingress"]["classes"]
+        (client,) = [one for one in shown if any(peer.startswith(str(CLIENT)) for peer in one["peers"])]
+        tcp = next(one for one in client["verdicts"] if one["words"] == "TCP 80" or action != "Pass")
+        assert (tcp["decision"], tcp["passed"]) == (decision, passed)

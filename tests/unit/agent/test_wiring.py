@@ -24,6 +24,7 @@ from tests.unit.agent.populated import API, DATA, WEB, meaning, populated
 
 from pilus_agent.desired.endpoints import INGRESS_ENFORCED, READY, State
 from pilus_agent.desired.nodes import LOCAL, NODE, POD
+from pilus_agent.facts import Namespace
 from pilus_agent.wiring import NEEDED
 from pilus_api.identities import INIT
 
@@ -245,7 +246,7 @@ async def test_labels_of_a_namespace_move_its_pods(kernel: FakeKernel) -> None:
     world = populated(kernel)
     async with world.running():
         await world.realise()
-        world.wiring.put("namespaces", NAMESPACE, (*NAMESPACE_LABELS, ("team", "red")))
+        world.wiring.put("namespaces", NAMESPACE, Namespace((*NAMESPACE_LABELS, ("team", "red"))))
         await world.realise()
         assert (world.endpoint("10.0.1.11") or {})["identity"] == 300  # none for the new set yet
         assert any(label.key.endswith(".team") for label in world.wiring.labels["c-web/eth0"])

@@ -86,9 +86,9 @@ def test_what_was_written_is_not_written_again() -> None:
     made = policies(raw())
     patch = made.patch("u", "now")
     assert patch is not None
-    made.written("u", conditions_of({"status": patch}), patch["enforced"])
+    made.written("u", conditions_of({"status": patch}), patch["enforced"], "")
     assert made.patch("u", "later") is None
-    made.written("gone", (), "")
+    made.written("gone", (), "", "")
 
 
 def test_an_object_that_means_nothing_is_told_with_its_field() -> None:
@@ -126,3 +126,17 @@ def test_what_a_node_could_not_do_is_named_and_goes_when_it_could() -> None:
         "message": "All of it is in force",
         "lastTransitionTime": "later",
     }
+
+
+def test_the_mode_is_what_nodes_say_and_stays_while_none_has_spoken() -> None:
+    made = policies(raw(conditions=[valid()], enforced="0/2"))
+    assert made.patch("u", "now") is None, "nothing is known of it"
+    for node, audited, expected in (("a", False, "enforce"), ("b", True, "audit"), ("b", False, "enforce")):
+        made.set_said(node, {"u": Realised(1, True, "", (), audited)})
+        found = made.patch("u", "now")
+        assert found is not None
+        assert found["mode"] == expected
+    made.written("u", conditions_of({"status": {"conditions": [valid()]}}), "2/2", "enforce")
+    made.set_said("a", {})
+    made.set_said("b", {})
+    assert made.patch("u", "now") == {"enforced": "0/2"}

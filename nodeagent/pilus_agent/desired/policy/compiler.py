@@ -41,7 +41,7 @@ class _LivePolicy:
         if rows > budget:
             return TooLarge(self.rules.name, rows, budget, self.rules.origins)
         ingress, egress = (live.tables() for live in self.directions)
-        return CompiledPolicy(self.rules.name, self.rules.origins, (ingress, egress), rows, self.unresolved)
+        return CompiledPolicy(self.rules.name, self.rules.origins, (ingress, egress), rows, self.unresolved, self.rules.closers)
 
 
 class PolicyCompiler:
@@ -61,7 +61,8 @@ class PolicyCompiler:
         self._ingress_names: dict[bytes, frozenset[str]] = {}
         self._live: dict[PolicyName, _LivePolicy] = {}
         self._by_selector: dict[Selector, set[PolicyName]] = {}
-        self._of_endpoint: dict[str, PolicyName] = {}
+        # What holds, and what would hold without audit mode, where that is another.
+        self._of_endpoint: dict[str, tuple[PolicyName | None, PolicyName | None]] = {}
         self._published: dict[PolicyName, CompiledPolicy | TooLarge] = {}
         # Since the last compile: endpoints to look at (of the second the bits; who takes over a bit is in the first), and
         # identities with the selectors that selected them before.
@@ -161,14 +162,16 @@ class PolicyCompiler:
         self._changed_endpoints.update(self._subjects.members(self._changed_subjects))
         self._changed_subjects = 0
         for name in self._changed_endpoints:
-            before = self._of_endpoint.pop(name, None)
-            if before is not None:
-                self._live[before].endpoints.discard(name)
-                left.add(before)
-            now = self._rule_set_of(name, fresh)
-            if now is not None:
+            for before in self._of_endpoint.pop(name, ()):
+                if before is not None:
+                    self._live[before].endpoints.discard(name)
+                    left.add(before)
+            now = self._rule_sets_of(name, fresh)
+            if any(now):
                 self._of_endpoint[name] = now
-                self._live[now].endpoints.add(name)
+            for policy in now:
+                if policy is not None:
+                    self._live[policy].endpoints.add(name)
         self._changed_endpoints.clear()
         for policy in left:
             if not self._live[policy].endpoints:
@@ -176,13 +179,16 @@ class PolicyCompiler:
                 fresh.discard(policy)
         return fresh
 
-    def _rule_set_of(self, endpoint: str, fresh: set[PolicyName]) -> PolicyName | None:
+    def _rule_sets_of(self, endpoint: str, fresh: set[PolicyName]) -> tuple[PolicyName | None, PolicyName | None]:
         found = self._endpoints.get(endpoint)
         if found is None:
-            return None
+            return None, None
         digests = sorted({each for subject in self._subjects.selectors_of(endpoint) for each in self._by_subject.get(subject, {})})
-        if not digests:
-            return None
+        enforced = [each for each in digests if not self._by_digest[each][0].audit]
+        audited = self._rule_set(digests, found, fresh) if len(enforced) < len(digests) else None
+        return self._rule_set(enforced, found, fresh) if enforced else None, audited
+
+    def _rule_set(self, digests: list[bytes], found: Endpoint, fresh: set[PolicyName]) -> PolicyName:
         own_ports = resolve((name for each in digests for name in self._ingress_names[each]), found.named_ports)
         name = set_name(digests, own_ports)
         if name not in self._live:
@@ -224,11 +230,11 @@ class PolicyCompiler:
         return touched
 
     def _endpoint_policy(self, endpoint: str) -> EndpointPolicy:
-        name = self._of_endpoint.get(endpoint)
+        name, audit = self._of_endpoint.get(endpoint, (None, None))
         if name is None:
-            return EndpointPolicy(None, ingress_enforced=False, egress_enforced=False)
+            return EndpointPolicy(None, ingress_enforced=False, egress_enforced=False, audit=audit)
         ingress, egress = (rules.enforced for rules in self._live[name].rules.directions)
-        return EndpointPolicy(name, ingress, egress)
+        return EndpointPolicy(name, ingress, egress, audit)
 
 
 def compile_policies(

@@ -34,12 +34,12 @@ def explain(
 ) -> Explanation:
     """`identity` and `address` are the other side's; `port` is the destination's, or the ICMP type."""
     tables = policy.directions[direction]
-    who = tables.peers.get(identity, tables.default).table.answer(protocol, port)
+    who = tables.peers.get(identity, tables.default).table.layers(protocol, port)
     where = None
     if address is not None:
         scope = Scope.ANY if inside_cluster else Scope.OUTSIDE
         key = longest(tables.cidrs, scope, address.version, int(address))
         if key is not None:
-            where = tables.cidrs[key].table.answer(protocol, port)
+            where = tables.cidrs[key].table.layers(protocol, port)
     answer = combine(who, where)
     return Explanation(answer.decision, answer.precedence, policy.origin(answer.rule))

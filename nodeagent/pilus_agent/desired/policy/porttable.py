@@ -12,7 +12,16 @@ from hashlib import blake2b
 from itertools import pairwise
 from typing import Final
 
-from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, DEFAULT_DENY, HOST_LET_IN, Answer, Decision, Precedence
+from pilus_agent.desired.policy.answers import (
+    DEFAULT_ALLOW,
+    DEFAULT_DENY,
+    HOST_LET_IN,
+    NOTHING_ABOVE,
+    Answer,
+    Layers,
+    Precedence,
+    decision,
+)
 
 # Key lengths of struct pilus_verdict_key: the table's number, then protocol and padding, then the port.
 ANY_PROTOCOL: Final = 32
@@ -21,6 +30,7 @@ ONE_PORT: Final = 64
 PORTS: Final = 65536
 
 _ROW = struct.Struct(">BBHBII")
+_ROW_OF_TWO = struct.Struct(">BBHBIIBII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +47,10 @@ EVERY_PORT: Final = Span(0, 0, PORTS - 1)
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one rule says: the spans it means, and whether it denies them."""
+    """What one rule says: the spans it means, and with which precedence, which says what it decides."""
 
     rule: int
-    deny: bool
+    precedence: int
     spans: tuple[Span, ...]
 
 
@@ -52,6 +62,7 @@ class PortRow:
     protocol: int
     port: int
     answer: Answer
+    above: Answer = NOTHING_ABOVE
 
     def matches(self, protocol: int, port: int) -> bool:
         if self.length == ANY_PROTOCOL:
@@ -66,10 +77,14 @@ class PortTable:
     name: bytes
     rows: tuple[PortRow, ...]
 
-    def answer(self, protocol: int, port: int) -> Answer:
+    def layers(self, protocol: int, port: int) -> Layers:
         """By the longest matching row, as the kernel does it; no row is the default deny."""
         found = max((row for row in self.rows if row.matches(protocol, port)), key=lambda row: row.length, default=None)
-        return DEFAULT_DENY if found is None else found.answer
+        return Layers(DEFAULT_DENY) if found is None else Layers(found.answer, found.above)
+
+    def answer(self, protocol: int, port: int) -> Answer:
+        """Of this table alone."""
+        return self.layers(protocol, port).answer
 
 
 def port_table(rows: Iterable[PortRow]) -> PortTable:
@@ -77,28 +92,59 @@ def port_table(rows: Iterable[PortRow]) -> PortTable:
     ordered = tuple(sorted(rows, key=lambda row: (row.protocol, row.port, row.length)))
     content = b"".join(
         _ROW.pack(row.length, row.protocol, row.port, row.answer.decision, row.answer.precedence, row.answer.rule)
+        if row.above is NOTHING_ABOVE
+        else _ROW_OF_TWO.pack(
+            row.length, row.protocol, row.port, row.answer.decision, row.answer.precedence, row.answer.rule,
+            row.above.decision, row.above.precedence, row.above.rule,
+        )
         for row in ordered
-    )
+    )  # fmt: skip
     return PortTable(blake2b(content, digest_size=16).digest(), ordered)
 
 
-HOST_TABLE: Final = port_table([PortRow(ANY_PROTOCOL, 0, 0, HOST_LET_IN)])
+HOST_TABLE: Final = port_table([PortRow(ANY_PROTOCOL, 0, 0, DEFAULT_DENY, HOST_LET_IN)])
 
 
-# While a table is built an answer is one number, precedence above rule, so that it is compared and hashed at no cost.
+# While a table is built an answer is one number, precedence above rule, so that it is compared and hashed at no cost; that of the
+# layer above stands above the other's.
 _NO_RULE: Final = 0
+_LAYER: Final = 64
+_LOWER: Final = (1 << _LAYER) - 1
 
-
-def _code(grant: Grant) -> int:
-    return (Precedence.DENY if grant.deny else Precedence.ALLOW) << 32 | grant.rule
+# Of a protocol: (first port, port after the last, code), the one that holds first.
+_Spans = list[tuple[int, int, int]]
 
 
 def build(grants: Iterable[Grant], default_deny: bool) -> PortTable:
     """The table of a class to which these rules apply. Among equals the rule with the lowest number answers."""
-    by_protocol: dict[int, list[tuple[int, int, int]]] = {}
+    ordered = sorted(grants, key=lambda grant: (-grant.precedence, grant.rule))
+    cut = next((index for index, grant in enumerate(ordered) if grant.precedence < Precedence.ABOVE), len(ordered))
+    base, by_protocol = _layer(ordered[cut:])
+    painted = {protocol: _painted(spans) for protocol, spans in by_protocol.items()}
+    if cut:
+        base_above, above = _layer(ordered[:cut])
+        painted = {
+            protocol: _stacked(_painted(above.get(protocol, [(0, PORTS, base_above)])), painted.get(protocol, [(0, base)]))
+            for protocol in above.keys() | painted.keys()
+        }
+        base |= base_above << _LAYER
+
+    default = DEFAULT_DENY if default_deny else DEFAULT_ALLOW
+    rows = []
+    if base or default != DEFAULT_DENY:
+        rows.append(_row(ANY_PROTOCOL, 0, 0, base, default))
+    for protocol, stretches in painted.items():
+        for port, bits, code in _shortest(stretches, base):
+            rows.append(_row(ANY_PORT + bits, protocol, port, code, default))
+    return port_table(rows)
+
+
+def _layer(ordered: list[Grant]) -> tuple[int, dict[int, _Spans]]:
+    """What holds for every protocol, and the spans of each that a rule names; `ordered`: what holds comes first."""
+    by_protocol: dict[int, _Spans] = {}
     everywhere: list[int] = []
-    for grant in sorted(grants, key=lambda grant: (not grant.deny, grant.rule)):
-        code = _code(grant)
+    for grant in ordered:
+        code = grant.precedence << 32 | grant.rule
         for span in grant.spans:
             if span.protocol == 0:
                 everywhere.append(code)
@@ -107,23 +153,33 @@ def build(grants: Iterable[Grant], default_deny: bool) -> PortTable:
             else:
                 painted = by_protocol.setdefault(span.protocol, [(0, PORTS, earlier) for earlier in everywhere])
                 painted.append((span.low, span.high + 1, code))
+    return (everywhere[0] if everywhere else _NO_RULE), by_protocol
 
-    base = everywhere[0] if everywhere else _NO_RULE
-    default = DEFAULT_DENY if default_deny else DEFAULT_ALLOW
-    rows = []
-    if (answer := _answer(base, default)) != DEFAULT_DENY:
-        rows.append(PortRow(ANY_PROTOCOL, 0, 0, answer))
-    for protocol, spans in by_protocol.items():
-        for port, bits, code in _shortest(_painted(spans), base):
-            rows.append(PortRow(ANY_PORT + bits, protocol, port, _answer(code, default)))
-    return port_table(rows)
+
+def _stacked(above: list[tuple[int, int]], below: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Two layers' stretches as one's: (first port, both codes)."""
+    found: list[tuple[int, int]] = []
+    upper = lower = 0
+    for start, which, code in sorted([*((start, 1, code) for start, code in above), *((start, 0, code) for start, code in below)]):
+        upper, lower = (code, lower) if which else (upper, code)
+        both = upper << _LAYER | lower
+        if found and found[-1][0] == start:
+            found.pop()
+        if not found or found[-1][1] != both:
+            found.append((start, both))
+    return found
+
+
+def _row(length: int, protocol: int, port: int, code: int, default: Answer) -> PortRow:
+    answer = _answer(code & _LOWER, default)
+    return PortRow(length, protocol, port, answer, _answer(code >> _LAYER, NOTHING_ABOVE) if code > _LOWER else NOTHING_ABOVE)
 
 
 def _answer(code: int, default: Answer) -> Answer:
     if code == _NO_RULE:
         return default
     precedence = code >> 32
-    return Answer(Decision.DENY if precedence == Precedence.DENY else Decision.ALLOW, precedence, code & 0xFFFF_FFFF)
+    return Answer(decision(precedence), precedence, code & 0xFFFF_FFFF)
 
 
 def _painted(spans: list[tuple[int, int, int]]) -> list[tuple[int, int]]:

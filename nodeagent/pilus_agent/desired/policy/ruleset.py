@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from pilus_agent.desired.policy.answers import Decision, Precedence, decision, precedence
 from pilus_agent.desired.policy.porttable import EVERY_PORT, PORTS, Grant, Span
 from pilus_agent.desired.policy.tables import NamedPorts, PolicyName, Unresolved
 from pilus_api.rules import AddressGroup, AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule
 from pilus_api.selectors import Selector
 
 # Part of every name: raise it when the same rules come to mean other tables.
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 # Protocols with ports: what protocol 0 with some of the ports can only mean.
 WITH_PORTS: Final = (6, 17, 132)
@@ -29,8 +30,12 @@ class NumberedRule:
     """A rule that does something. `rule` counts from 1 in the set's origins; `ports` None is everything."""
 
     rule: int
-    deny: bool
+    precedence: int
     ports: tuple[Ports, ...] | None
+
+    @property
+    def deny(self) -> bool:
+        return decision(self.precedence) is Decision.DENY
 
     def names(self) -> frozenset[str]:
         return frozenset(port.name for port in self.ports or () if port.name)
@@ -38,7 +43,7 @@ class NumberedRule:
     def grant(self, resolution: Resolution, unknown_denies: bool = False) -> Grant:
         """What it says of ports. A name that stands for nothing means no port, or every one where that would fail open."""
         if self.ports is None:
-            return Grant(self.rule, self.deny, (EVERY_PORT,))
+            return Grant(self.rule, self.precedence, (EVERY_PORT,))
         known = dict(resolution)
         spans: list[Span] = []
         for port in self.ports:
@@ -52,7 +57,7 @@ class NumberedRule:
                     for protocol, number in known.get(port.name, ())
                     if port.protocol in (0, protocol)
                 )
-        return Grant(self.rule, self.deny, tuple(spans))
+        return Grant(self.rule, self.precedence, tuple(spans))
 
 
 def _spans(protocol: int, low: int, high: int) -> tuple[Span, ...]:
@@ -80,6 +85,7 @@ class DirectionRules:
 class RuleSet:
     name: PolicyName
     origins: tuple[Origin, ...]
+    closers: tuple[tuple[Origin, ...], tuple[Origin, ...]]  # by Direction: the policies that make it default deny
     directions: tuple[DirectionRules, DirectionRules]
     own_ports: Resolution  # of the names that ingress rules use
 
@@ -114,7 +120,7 @@ def digest(policy: Policy) -> bytes:
             [
                 _origin(rule.origin),
                 rule.direction,
-                rule.deny,
+                precedence(rule),
                 None if rule.peers is None else [_peer(peer) for peer in rule.peers],
                 None if rule.ports is None else [[port.protocol, port.low, port.high, port.name] for port in rule.ports],
                 bool(rule.unenforced),
@@ -147,19 +153,23 @@ def rule_set(name: PolicyName, policies: Iterable[Policy], own_ports: Resolution
     """The set of these policies' rules; `policies` in the order of the digests that made the name."""
     origins: list[Origin] = []
     effective: tuple[list[tuple[NumberedRule, Rule]], ...] = ([], [])
-    default_deny = [False, False]
+    closers: tuple[list[Origin], list[Origin]] = ([], [])
     for policy in policies:
         for direction in Direction:
-            default_deny[direction] |= policy.default_deny[direction]
+            if policy.default_deny[direction]:
+                closers[direction].append(policy.origin)
         for rule in policy.rules:
             origins.append(rule.origin)
             grants_nothing = bool(rule.unenforced) and not rule.deny
             if rule.peers == () or rule.ports == () or grants_nothing:
                 continue
             ports = None if rule.ports is None else tuple(sorted(set(rule.ports)))
-            effective[rule.direction].append((NumberedRule(len(origins), rule.deny, ports), rule))
-    ingress, egress = (_direction(default_deny[direction], effective[direction]) for direction in Direction)
-    return RuleSet(name, tuple(origins), (ingress, egress), own_ports)
+            effective[rule.direction].append((NumberedRule(len(origins), precedence(rule), ports), rule))
+    for direction in Direction:
+        if closers[direction]:  # nothing gets past the middle tier to the baseline
+            effective[direction][:] = (pair for pair in effective[direction] if pair[0].precedence >= Precedence.ALLOW)
+    ingress, egress = (_direction(bool(closers[direction]), effective[direction]) for direction in Direction)
+    return RuleSet(name, tuple(origins), (tuple(closers[0]), tuple(closers[1])), (ingress, egress), own_ports)
 
 
 def _direction(default_deny: bool, effective: list[tuple[NumberedRule, Rule]]) -> DirectionRules:

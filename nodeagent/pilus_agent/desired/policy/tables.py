@@ -74,6 +74,7 @@ class CompiledPolicy:
     directions: tuple[DirectionTables, DirectionTables]  # by Direction
     rows: int  # of peers, cidrs and the port tables it uses
     unresolved: tuple[Unresolved, ...]
+    closers: tuple[tuple[Origin, ...], tuple[Origin, ...]]  # by Direction: the policies that make it default deny
 
     def origin(self, rule: int) -> Origin | None:
         return self.origins[rule - 1] if rule else None
@@ -101,11 +102,15 @@ class TooLarge:
 
 @dataclass(frozen=True, slots=True)
 class EndpointPolicy:
-    """`policy` None: no rules apply, everything passes. It may name a policy that is too large."""
+    """`policy` None: no rules apply, everything passes. It may name a policy that is too large.
+
+    `audit`: what would hold if no policy were in audit mode; None if none is that governs the endpoint.
+    """
 
     policy: PolicyName | None
     ingress_enforced: bool
     egress_enforced: bool
+    audit: PolicyName | None = None
 
 
 @dataclass(frozen=True, slots=True)

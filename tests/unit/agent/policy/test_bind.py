@@ -1,6 +1,7 @@
 """Numbers stay while the kernel has them, and do not come back before the counter wraps."""
 
 from pilus_agent.bind.policy import LAST_NUMBER, number, recognise_tables
+from pilus_agent.desired.policy.answers import Precedence
 from pilus_agent.desired.policy.porttable import EVERY_PORT, HOST_TABLE, Grant, build
 
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
@@ -30,6 +31,6 @@ def test_at_the_end_it_starts_over_past_zero_and_past_what_is_held() -> None:
 
 
 def test_tables_are_recognised_by_their_rows() -> None:
-    everything = build([Grant(1, False, (EVERY_PORT,))], default_deny=True)
+    everything = build([Grant(1, Precedence.ALLOW, (EVERY_PORT,))], default_deny=True)
     held = recognise_tables({9: reversed(everything.rows), 4: everything.rows, 5: HOST_TABLE.rows})
     assert held == {everything.name: 4, HOST_TABLE.name: 5}

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, DEFAULT_DENY, HOST_LET_IN, Answer, Decision, combine
+from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, DEFAULT_DENY, HOST_LET_IN, Answer, Decision, Layers, combine
 from pilus_agent.desired.policy.classes import partition
 
 
@@ -41,4 +41,25 @@ ALLOW, DENY = Answer(Decision.ALLOW, 7, 1), Answer(Decision.DENY, 7, 2)
     ],
 )
 def test_the_higher_precedence_holds_and_among_equals_the_deny(who: Answer, where: Answer | None, holds: Answer) -> None:
+    assert combine(Layers(who), Layers(where) if where else None) == holds
+    above = combine(Layers(DEFAULT_DENY, who), Layers(DEFAULT_DENY, where) if where else None)
+    assert above == (holds if holds.precedence else DEFAULT_DENY)
+
+
+PASS = Answer(Decision.PASS, 9, 3)
+
+
+@pytest.mark.parametrize(
+    ("who", "where", "holds"),
+    [
+        (Layers(DENY, ALLOW), None, ALLOW),
+        (Layers(DENY, PASS), None, DENY),
+        # What one passes is passed for the other as well, if it comes first; else that one's answer stands.
+        (Layers(ALLOW, PASS), Layers(DEFAULT_DENY, DENY), ALLOW),
+        (Layers(ALLOW, Answer(Decision.PASS, 5, 3)), Layers(DEFAULT_DENY, DENY), DENY),
+        (Layers(ALLOW), Layers(DENY, PASS), DENY),
+        (Layers(DEFAULT_DENY, DENY), Layers(ALLOW, PASS), ALLOW),
+    ],
+)
+def test_what_is_passed_above_is_decided_below(who: Layers, where: Layers | None, holds: Answer) -> None:
     assert combine(who, where) == holds

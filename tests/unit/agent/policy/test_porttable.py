@@ -11,11 +11,11 @@ TCP, UDP, ICMP = 6, 17, 1
 
 
 def allow(rule: int, *spans: Span) -> Grant:
-    return Grant(rule, False, spans)
+    return Grant(rule, Precedence.ALLOW, spans)
 
 
 def deny(rule: int, *spans: Span) -> Grant:
-    return Grant(rule, True, spans)
+    return Grant(rule, Precedence.DENY, spans)
 
 
 def allowed(rule: int) -> Answer:
@@ -79,7 +79,7 @@ def naive(grants: list[Grant], protocol: int, port: int) -> Answer:
     hits = [
         grant for grant in grants if any(span.protocol in (0, protocol) and span.low <= port <= span.high for span in grant.spans)
     ]
-    if denying := [grant.rule for grant in hits if grant.deny]:
+    if denying := [grant.rule for grant in hits if grant.precedence == Precedence.DENY]:
         return denied(min(denying))
     return allowed(min(grant.rule for grant in hits)) if hits else DEFAULT_DENY
 
@@ -92,7 +92,7 @@ def test_every_edge_of_many_overlapping_ranges(seed: int) -> None:
         low = chance.choice((0, 1, 1023, 1024, chance.randrange(65536)))
         high = min(65535, low + chance.choice((0, 0, 1, 7, 100, 5000, 65535)))
         span = Span(chance.choice((TCP, UDP)), low, high) if chance.random() < 0.9 else EVERY_PORT
-        grants.append(Grant(rule, chance.random() < 0.3, (span,)))
+        grants.append(Grant(rule, Precedence.DENY if chance.random() < 0.3 else Precedence.ALLOW, (span,)))
     table = build(grants, default_deny=True)
     edges = {edge for grant in grants for span in grant.spans for edge in (span.low - 1, span.low, span.high, span.high + 1)}
     edges |= {chance.randrange(65536) for _ in range(50)}

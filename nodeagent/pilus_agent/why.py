@@ -1,0 +1,251 @@
+"""Why a packet passes, or does not: the path from one end to the other on this node, and who decides what on it.
+
+In: two ends in a person's words, a port and a protocol; the wiring's state, and rows looked up in the kernel. Out: the answer that
+docs/agent-api.md states. Changes nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any, Final
+
+from pilus_agent.desired.addresses import raw
+from pilus_agent.desired.nodes import NODE, ROUTER
+from pilus_agent.facts import Address, Attachment
+from pilus_agent.judgement import EndpointJudgement, Judgement, Lookup, Packet, judge_endpoint
+from pilus_agent.nearest import PROTOCOLS, nearest_miss
+from pilus_agent.wiring import Wiring
+from pilus_api.errors import PilusError
+from pilus_api.identities import HOST, WORLD, Identity
+from pilus_api.labels import Labels, parse_label
+from pilus_api.rules import Direction
+
+Item = dict[str, Any]
+
+_NUMBERS: Final = {name.upper(): number for number, name in PROTOCOLS.items()}
+_MOST_BACKENDS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end. `identity` None: not known. `local`: a pod of this node. `outside`: of no pod and no node. `node` has it."""
+
+    words: str
+    identity: Identity | None
+    address: Address | None = None
+    local: Attachment | None = None
+    outside: bool = False
+    node: str = ""
+
+    def item(self, labels: Mapping[Identity, Labels]) -> Item:
+        return {
+            "words": self.words,
+            "address": str(self.address) if self.address else None,
+            "identity": self.identity,
+            "labels": [str(label) for label in labels.get(self.identity, ())] if self.identity is not None else [],
+            "endpoint": self.local.number if self.local else None,
+            "node": self.node,
+        }
+
+
+class Why:
+    def __init__(self, wiring: Wiring, lookup: Lookup) -> None:
+        self._wiring = wiring
+        self._lookup = lookup
+
+    def answer(self, asked: Mapping[str, Any]) -> Item:
+        """Raises PilusError for ends that nobody knows, and for what is no question."""
+        source, destination = _text(asked, "source"), _text(asked, "destination")
+        protocol = _NUMBERS.get(_text(asked, "protocol").upper())
+        port = asked.get("port")
+        if protocol is None:
+            raise PilusError(f"the protocol is one of {', '.join(_NUMBERS)}")
+        if type(port) is not int or not 0 <= port <= 65535:
+            raise PilusError("the port is a number from 0 to 65535; of ICMP it is the type")
+        version = _version(destination) or _version(source)
+        asking = self._end(source, version)
+        service, targets = self._targets(destination, version, protocol, port)
+        ways = [self._way(asking, target, protocol, number) for target, number in targets]
+        return {"item": {"protocol": PROTOCOLS[protocol], "service": service, "ways": ways}}
+
+    # -- ends --------------------------------------------------------------------------------------------------------------
+
+    def _end(self, text: str, version: int) -> End:
+        if text in ("world", "host"):
+            return End(text, WORLD if text == "world" else HOST, outside=text == "world")
+        if "=" in text or text.startswith("reserved:"):
+            return self._labelled(text)
+        if _version(text):
+            return self._addressed(ip_address(text))
+        named = self._named(text)
+        if not named:
+            raise PilusError(
+                f"nobody here is called {text!r}: give NAMESPACE/POD, an address, labels (k8s:app=web,...), world or host"
+            )
+        fitting = [end for end in named if version and end.address is not None and end.address.version == version]
+        return (fitting or named)[0]
+
+    def _labelled(self, text: str) -> End:
+        """An identity that has all of these labels; without an address, so that rules by address do not speak of it."""
+        wanted = {parse_label(one) for one in text.split(",")}
+        labels = self._wiring.identities.labels
+        found = [number for number, held in labels.items() if all(any(_means(one, label) for label in held) for one in wanted)]
+        if not found:
+            raise PilusError(f"no identity that this node knows has the labels {text}")
+        if len(found) > 1:
+            shown = ", ".join(str(number) for number in sorted(found)[:10])
+            raise PilusError(f"{len(found)} identities have the labels {text} ({shown}...): give more of them, or a pod")
+        return End(text, found[0])
+
+    def _addressed(self, address: Address) -> End:
+        for endpoint in self._wiring.endpoints.values():
+            if address in endpoint.attachment.addresses:
+                attachment = endpoint.attachment
+                return End(
+                    f"{attachment.namespace}/{attachment.pod}", endpoint.identity, address, attachment, node=self._wiring.node
+                )
+        row = self._lookup("ipcache", {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)})
+        if row is not None:
+            node = row["flags"] & (NODE | ROUTER)
+            return End(
+                str(address),
+                Identity(row["identity"]),
+                address,
+                outside=not row["flags"],
+                node=self._node_of(address) if node else "",
+            )
+        if self._lookup("pod_ranges", {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)}):
+            raise PilusError(f"{address} is in a node's pod range, and no pod is known to have it")
+        return End(str(address), WORLD, address, outside=True)
+
+    def _node_of(self, address: Address) -> str:
+        return next((node.name for node in self._wiring.facts.nodes.values() if address in (*node.addresses, *node.routers)), "")
+
+    def _named(self, name: str) -> list[End]:
+        """The pods of that name, an end for each of their addresses, IPv4 first: this node's, then those that slices name."""
+        found = []
+        for endpoint in self._wiring.endpoints.values():
+            attachment = endpoint.attachment
+            if name in (f"{attachment.namespace}/{attachment.pod}", attachment.pod, str(attachment.number)):
+                whole = f"{attachment.namespace}/{attachment.pod}"
+                found += [End(whole, endpoint.identity, one, attachment, node=self._wiring.node) for one in attachment.addresses]
+        for slice_ in self._wiring.facts.slices.values():
+            found += [
+                replace(self._addressed(one.address), words=one.name)
+                for one in slice_.endpoints
+                if name in (one.name, one.name.partition("/")[2]) and not any(end.address == one.address for end in found)
+            ]
+        if len({end.words for end in found}) > 1:
+            raise PilusError(f"several pods are called {name!r}: {', '.join(sorted({end.words for end in found}))}")
+        return sorted(found, key=lambda end: end.address.version if end.address else 0)
+
+    def _targets(self, text: str, version: int, protocol: int, port: int) -> tuple[str, list[tuple[End, int]]]:
+        """The Service that the destination is, "" if it is none, and who it leads to on which port."""
+        for held in self._wiring.services.views():
+            name = f"{held['namespace']}/{held['name']}"
+            addresses = {str(one["address"]) for one in held["frontends"]}
+            if text != name and text not in addresses:
+                continue
+            asked = [ip_address(one) for one in addresses if text in (one, name) and version in (0, ip_address(one).version)]
+            found = [target for address in sorted(asked, key=str) for target in self._backends(address, protocol, port)]
+            if not found and not (text == name and self._named(text)):
+                raise PilusError(f"Service {name} has nobody ready on {PROTOCOLS[protocol]} {port}: connections are refused")
+            if found:
+                return name, found[:_MOST_BACKENDS]
+        return "", [(self._end(text, version), port)]
+
+    def _backends(self, address: Address, protocol: int, port: int) -> Iterator[tuple[End, int]]:
+        service = self._lookup("services", {"family": address.version, "address": raw(address), "port": port, "protocol": protocol})
+        for slot in range(service["count"] if service else 0):
+            held = self._lookup("backends", {"set": service["set"], "slot": slot}) if service else None
+            if held is not None:
+                packed = held["address"][:4] if address.version == 4 else held["address"]
+                yield self._addressed(ip_address(packed)), int(held["port"])
+
+    # -- the way -----------------------------------------------------------------------------------------------------------
+
+    def _way(self, source: End, destination: End, protocol: int, port: int) -> Item:
+        if source.address and destination.address and source.address.version != destination.address.version:
+            raise PilusError(f"{source.words} and {destination.words} have no address of one family")
+        if source.local is None and destination.local is None:
+            raise PilusError("neither end is a pod of this node: ask on a node that has one of them")
+        steps = [
+            self._step(Direction.EGRESS, source, destination, protocol, port),
+            self._step(Direction.INGRESS, destination, source, protocol, port),
+        ]
+        told = [step for step in steps if step is not None]
+        labels = self._wiring.identities.labels
+        return {
+            "source": source.item(labels),
+            "destination": destination.item(labels),
+            "port": port,
+            "allowed": all(step["verdict"] != "deny" for step in told),
+            "decided": all(step["verdict"] != "elsewhere" for step in told),
+            "steps": told,
+        }
+
+    def _step(self, direction: Direction, end: End, other: End, protocol: int, port: int) -> Item | None:
+        """What is decided at one end; None where nothing is: at the outside, and at a node's own stack."""
+        item: Item = {"direction": direction.name.lower(), "at": end.words, "node": end.node, "enforced": True, "rule": None,
+                      "nearest": None, "audit": None}  # fmt: skip
+        if end.local is None:
+            known = end.identity is not None and end.identity >= 256
+            return item | {"verdict": "elsewhere", "reason": "decided by the pod's own node: ask there"} if known else None
+        if other.identity is None:
+            return item | {"verdict": "deny", "reason": f"{other.words} has no identity yet"}
+        address = end.address or end.local.addresses[0]
+        packet = Packet(direction, other.identity, other.address, other.outside, protocol, port)
+        found = judge_endpoint(self._lookup, address, packet)
+        if found is None:
+            return item | {"verdict": "deny", "reason": "the pod is not in the kernel's tables"}
+        return item | self._told(found, packet)
+
+    def _told(self, found: EndpointJudgement, packet: Packet) -> Item:
+        held = found.judgement
+        told: Item = {"verdict": "allow" if held.allowed else "deny", "enforced": found.enforced}
+        if held.trouble:
+            return told | {"reason": held.trouble}
+        if not found.enforced:
+            told["reason"] = f"no policy restricts its {packet.direction.name.lower()}"
+        elif packet.direction is Direction.INGRESS and packet.identity == HOST and held.allowed:
+            told["reason"] = "a node's own stack reaches its pods: probes"
+        else:
+            told |= self._because(held, packet)
+        if found.audit is not None and not found.audit.allowed:
+            told["audit"] = {"verdict": "deny", **self._because(found.audit, packet)}
+        return told
+
+    def _because(self, held: Judgement, packet: Packet) -> Item:
+        rules = self._wiring.policy.rules()
+        if held.trouble:
+            return {"reason": held.trouble, "rule": None}
+        if held.rule:
+            by = "by address" if held.by_address else "by identity"
+            return {
+                "reason": f"a rule {'allows' if held.allowed else 'denies'} it, {by}",
+                "rule": rules.get(str(held.policy << 16 | held.rule)),
+            }
+        if held.allowed:
+            return {"reason": "no rule means it, and nothing denies by default", "rule": None}
+        policy = self._wiring.policy.numbered(held.policy)
+        near = nearest_miss(policy, packet, self._wiring.identities.labels) if policy else ""
+        default = self._wiring.policy.default_deny(held.policy, packet.direction)
+        return {"reason": "no rule means it", "rule": rules.get(str(default)), "nearest": near or None}
+
+
+def _means(wanted: Any, label: Any) -> bool:
+    return wanted.source in ("any", label.source) and (wanted.key, wanted.value) == (label.key, label.value)
+
+
+def _text(asked: Mapping[str, Any], key: str) -> str:
+    held = asked.get(key)
+    if not isinstance(held, str) or not 0 < len(held) <= 4096:
+        raise PilusError(f"{key} is to be given as text")
+    return held
+
+
+def _version(text: str) -> int:
+    try:
+        return ip_address(text).version
+    except ValueError:
+        return 0

@@ -1,0 +1,160 @@
+"""Policies in files, checked before anybody applies them.
+
+In: YAML. Out: what is wrong with each, and where: as the API server and the agents would say it. Asks nobody: for pipelines.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pilus_api.errors import InvalidError
+from pilus_api.policies import drafts_of, groups_of, is_policy, resolve
+from pilus_api.policy_modes import MODE_ANNOTATION, mode_of
+from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
+from pilus_api.resources.model import parse
+from pilus_api.rules import CidrGroup, Policy
+from pilus_api.yaml_text import BrokenYaml, Document, Position, located
+from pilus_cli.output import Asking, pass_asking
+from pilus_cli.terminal import console, safe
+
+_LARGEST = 16 << 20
+_ERROR, _WARNING = "error", "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    file: str
+    line: int
+    column: int
+    severity: str
+    object: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.object}: " if self.object else ""
+        path = f"{self.path}: " if self.path else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.severity}: {where}{path}{self.message}"
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was found in one or more texts, and how many policies there were."""
+
+    findings: list[Finding]
+    policies: int = 0
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.severity == _ERROR for finding in self.findings)
+
+
+def check(texts: Iterable[tuple[str, str]], cluster: str = "default") -> Checked:
+    """Check named texts together: a group that one of them has is known to the others."""
+    checked = Checked([])
+    found: list[tuple[str, Document, Mapping[str, Any]]] = []
+    for file, text in texts:
+        for document in located(text):
+            if isinstance(document, BrokenYaml):
+                checked.findings.append(_finding(file, document.position, _ERROR, "", "", document.message))
+                continue
+            for key, position in document.repeated():
+                message = f"the key {key!r} is given twice, and the first is lost"
+                checked.findings.append(_finding(file, position, _ERROR, "", "", message))
+            found += ((file, document, obj) for obj in _objects(document.value))
+    groups = {obj["metadata"]["name"] for _, _, obj in found if obj.get("kind") == "CiliumCIDRGroup" and _named(obj)}
+    for file, document, obj in found:
+        checked.policies += is_policy(obj)
+        checked.findings += _object(file, document, obj, cluster, groups)
+    checked.findings.sort(key=lambda finding: (finding.file, finding.line, finding.column))
+    return checked
+
+
+def _finding(file: str, position: Position, severity: str, what: str, path: str, message: str) -> Finding:
+    return Finding(file, position.line, position.column, severity, what, path, message)
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    held = value.get("items") if isinstance(value, dict) and value.get("kind") == "List" else [value]
+    return [one for one in held if isinstance(one, dict)] if isinstance(held, list) else []
+
+
+def _named(obj: Mapping[str, Any]) -> bool:
+    return isinstance(obj.get("metadata"), dict) and isinstance(obj["metadata"].get("name"), str)
+
+
+def _object(file: str, document: Document, obj: Mapping[str, Any], cluster: str, groups: set[str]) -> Iterator[Finding]:
+    kind = obj.get("kind")
+    metadata = obj["metadata"] if isinstance(obj.get("metadata"), dict) else {}
+    name = "/".join(str(part) for part in (metadata.get("namespace"), metadata.get("name")) if part)
+    what = f"{kind} {name}".strip()
+
+    def finding(severity: str, path: str, message: str) -> Finding:
+        return _finding(file, document.position(path), severity, what, path.partition(" ")[0], message)
+
+    try:
+        if kind == "CiliumCIDRGroup":
+            parse(CiliumCIDRGroup, obj)
+        if not is_policy(obj):
+            return
+        drafts = drafts_of(obj, cluster=cluster)
+        policies = resolve(drafts, dict.fromkeys(groups_of(drafts), ()))
+    except InvalidError as error:
+        yield finding(_ERROR, error.path, str(error).removeprefix(f"{error.path}: "))
+        return
+    for field in dict.fromkeys(field for policy in policies for field in _unenforced(policy)):
+        yield finding(_WARNING, field, "is not in force yet: what it would allow is denied")
+    for group in sorted(
+        str(group.name) for group in groups_of(drafts) if isinstance(group, CidrGroup) and group.name not in groups
+    ):
+        yield finding(_WARNING, "spec", f"names the CiliumCIDRGroup {group}, which none of these files has")
+    _, trouble = mode_of(obj, "", everywhere=False)
+    if trouble:
+        yield finding(_WARNING, f"metadata.annotations.{MODE_ANNOTATION}", trouble)
+
+
+def _unenforced(policy: Policy) -> Iterator[str]:
+    yield from policy.unenforced
+    for rule in policy.rules:
+        yield from rule.unenforced
+
+
+def _files(given: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Raises ClickException for what can't be read."""
+    for name in given:
+        if name == "-":
+            yield "-", sys.stdin.read(_LARGEST + 1)
+            continue
+        path = Path(name)
+        paths = sorted(one for one in path.rglob("*") if one.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
+        for one in paths:
+            try:
+                if one.stat().st_size > _LARGEST:
+                    raise click.ClickException(f"{one} has more than {_LARGEST} bytes")
+                yield str(one), one.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise click.ClickException(f"can't read {one}: {error}") from error
+
+
+@click.command("check")
+@click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE", help="YAML, a folder of it, or - for stdin.")
+@click.option("--cluster", default="default", show_default=True, help="Name of the cluster that the policies are for.")
+@pass_asking
+def policy_check(asking: Asking, files: tuple[str, ...], cluster: str) -> None:
+    """Check policies in files, without a cluster. Exit status 1 if one is refused, or there is none."""
+    checked = check(_files(files), cluster)
+    if asking.as_json:
+        click.echo(json.dumps([asdict(finding) for finding in checked.findings], indent=2, ensure_ascii=True))
+    else:
+        out = console()
+        for finding in checked.findings:
+            out.print(safe(finding), style="red" if finding.severity == _ERROR else "yellow")
+        errors = sum(finding.severity == _ERROR for finding in checked.findings)
+        console(stderr=True).print(f"{checked.policies} policies, {errors} errors, {len(checked.findings) - errors} warnings")
+    if checked.failed or not checked.policies:
+        sys.exit(1)

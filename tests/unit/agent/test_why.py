@@ -1,0 +1,121 @@
+"""Why a packet passes, or does not: answered from the rows in the kernel."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.unit.agent.fakes import FakeDatapath, FakeKernel, World, allow_from, pod, policy, quicken, remote
+
+from pilus_agent.views import Views
+from pilus_api.errors import PilusError
+
+WEB, API, OTHER = pod("web", app="web"), pod("api", app="api"), pod("other", app="other")
+
+
+@pytest.fixture
+async def world(datapath: FakeDatapath, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    quicken(monkeypatch)
+    found = World(FakeKernel(datapath))
+    found.begin()
+    for number, of in ((300, WEB), (301, API), (302, OTHER)):
+        found.identity(number, of)
+    found.pod(2, WEB)
+    found.pod(3, OTHER)
+    found.wiring.put("slices", "s", remote("far", 301, "10.0.2.7"))
+    found.wiring.put("cnp", "default/a", policy("a", allow_from("web", "api", port=80)))
+    found.sync()
+    async with found.running():
+        await found.realise()
+        yield found
+
+
+def why(world: World, source: str, destination: str, port: int = 80, protocol: str = "TCP") -> Any:
+    asked = {"get": "why", "source": source, "destination": destination, "port": port, "protocol": protocol}
+    answer = Views(world.wiring, "1.0", time.monotonic()).answer(asked)["item"]
+    assert json.loads(json.dumps(answer))  # it goes through the socket
+    return answer
+
+
+def step(answer: Any, direction: str) -> Any:
+    ((found,),) = [[one for one in way["steps"] if one["direction"] == direction] for way in answer["ways"]]
+    return found
+
+
+@pytest.mark.parametrize("source", ["default/far", "far", "10.0.2.7", "k8s:app=api"])
+@pytest.mark.parametrize("destination", ["default/web", "web", "10.0.1.12", "2"])
+async def test_what_a_rule_allows(world: World, source: str, destination: str) -> None:
+    answer = why(world, source, destination)
+    (way,) = answer["ways"]
+    assert way["allowed"]
+    found = step(answer, "ingress")
+    assert (found["verdict"], found["rule"]) == ("allow", "CiliumNetworkPolicy default/a spec.ingress[0]")
+    assert not way["decided"], "the other node decides what its pod may send"
+
+
+async def test_another_port_names_the_default_deny_and_the_port_that_was_meant(world: World) -> None:
+    found = step(why(world, "far", "web", 8080), "ingress")
+    assert found["verdict"] == "deny"
+    assert found["rule"] == "default deny of CiliumNetworkPolicy default/a"
+    assert found["nearest"] == "TCP 80 is allowed by CiliumNetworkPolicy default/a spec.ingress[0]; this is TCP 8080"
+
+
+async def test_another_peer_names_who_was_meant(world: World) -> None:
+    answer = why(world, "other", "web")
+    assert answer["ways"][0]["decided"]
+    assert step(answer, "egress")["reason"] == "no policy restricts its egress"
+    found = step(answer, "ingress")
+    assert found["verdict"] == "deny"
+    assert found["nearest"].startswith(
+        "CiliumNetworkPolicy default/a spec.ingress[0] allows it from identity 301, which has k8s:app=api"
+    )
+
+
+async def test_the_world_and_the_host(world: World) -> None:
+    assert step(why(world, "world", "web"), "ingress")["verdict"] == "deny"
+    assert step(why(world, "192.0.9.9", "web"), "ingress")["verdict"] == "deny"
+    assert step(why(world, "host", "web"), "ingress")["reason"].startswith("a node's own stack")
+    answer = why(world, "web", "192.0.9.9", 443)
+    assert answer["ways"][0]["allowed"]
+    assert answer["ways"][0]["decided"]
+
+
+async def test_what_is_denied_by_a_rule_is_told_with_it(world: World) -> None:
+    denied = {
+        "endpointSelector": {"matchLabels": {"app": "web"}},
+        "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"app": "api"}}]}],
+    }
+    world.wiring.put("cnp", "default/b", policy("b", denied))
+    await world.realise()
+    found = step(why(world, "far", "web"), "ingress")
+    assert (found["verdict"], found["rule"]) == ("deny", "CiliumNetworkPolicy default/b spec.ingressDeny[0]")
+    assert found["nearest"] is None
+
+
+async def test_what_policies_in_audit_mode_would_do_is_told_beside(world: World) -> None:
+    audited = policy(
+        "b", {"endpointSelector": {"matchLabels": {"app": "other"}}, "ingress": []} | {"ingress": [{"fromEntities": ["host"]}]}
+    )
+    audited.raw["metadata"]["annotations"] = {"pilus.io/mode": "audit"}
+    world.wiring.put("cnp", "default/b", audited)
+    await world.realise()
+    answer = why(world, "web", "other")
+    assert answer["ways"][0]["allowed"]
+    found = step(answer, "ingress")
+    assert not found["enforced"]
+    assert found["audit"]["verdict"] == "deny"
+    assert found["audit"]["rule"] == "default deny of CiliumNetworkPolicy default/b"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "port", "protocol"),
+    [
+        ("nobody", "web", 80, "TCP"), ("web", "nobody", 80, "TCP"), ("web", "other", 70000, "TCP"), ("web", "other", 80, "GRE"),
+        ("far", "10.0.2.7", 80, "TCP"), ("k8s:app=none", "web", 80, "TCP"), ("", "web", 80, "TCP"), ("10.0.2.99", "web", 80, "TCP"),
+        ("k8s:io.kubernetes.pod.namespace=default", "web", 80, "TCP"),
+    ],
+)  # fmt: skip
+async def test_what_can_not_be_answered(world: World, source: str, destination: str, port: int, protocol: str) -> None:
+    with pytest.raises(PilusError):
+        why(world, source, destination, port, protocol)
