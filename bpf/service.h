@@ -51,6 +51,15 @@ pilus_always bool pilus_same_service(const struct pilus_service_key *left, const
 	       left->port == right->port && left->protocol == right->protocol;
 }
 
+/* Whether it is a service's address, on whatever port: each has a row for that. Cost of a client that asks for none: this lookup,
+ * once for each connection. */
+pilus_always bool pilus_is_service(const struct pilus_service_key *asked)
+{
+	struct pilus_service_key any = { .family = asked->family, .address = asked->address };
+
+	return services.lookup(&any);
+}
+
 /*
  * The backends of a frontend, now: copied, and only then compared with what was asked for. A socket program may be preempted
  * between finding a row and reading it, and the kernel gives the memory of a removed row to the next one without waiting for
@@ -61,12 +70,9 @@ pilus_always bool pilus_same_service(const struct pilus_service_key *left, const
 pilus_always int pilus_service_of(struct pilus_service_key *asked, u32 *set, u32 *count)
 {
 	struct pilus_service *service = services.lookup(asked);
-	struct pilus_service_key any = { .family = asked->family, .address = asked->address };
 
-	if (!service) {
-		/* Cost of a client that asks for no service: this second lookup, once for each connection. */
-		return services.lookup(&any) ? PILUS_SOCKET_NO_PORT : PILUS_SOCKET_UNTOUCHED;
-	}
+	if (!service)
+		return PILUS_SOCKET_NO_PORT;
 	*set = *(volatile u32 *)&service->set;
 	*count = *(volatile u32 *)&service->count;
 	pilus_order();

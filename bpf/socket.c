@@ -93,6 +93,19 @@ pilus_always int pilus_socket_forward(struct bpf_sock_addr *context, u32 hook, u
 		return PILUS_ALLOW;
 	}
 	pilus_socket_read(context, family, &asked);
+	socket.family = asked.family;
+	socket.protocol = asked.protocol;
+	if (!pilus_is_service(&asked)) {
+		/* The same socket may have come here as a service's client before: it is none any more. */
+		if (asked.protocol == PILUS_IPPROTO_UDP && hook == PILUS_SOCKET_CONNECT) {
+			socket.cookie = bpf_get_socket_cookie(context);
+			socket.address = asked.address;
+			socket.port = asked.port;
+			reverse.delete(&socket);
+		}
+		pilus_socket_count(hook, PILUS_SOCKET_UNTOUCHED);
+		return PILUS_ALLOW;
+	}
 	socket.cookie = bpf_get_socket_cookie(context);
 	/* TCP: anybody. UDP: one socket stays with one backend, as its datagrams may belong together. */
 	if (asked.protocol == PILUS_IPPROTO_TCP)
@@ -100,21 +113,9 @@ pilus_always int pilus_socket_forward(struct bpf_sock_addr *context, u32 hook, u
 	else
 		choice = (socket.cookie * 0x9e3779b97f4a7c15ULL) >> 32;
 	result = pilus_choose(&asked, choice, &chosen);
-	if (result != PILUS_SOCKET_TRANSLATED && result != PILUS_SOCKET_UNTOUCHED) {
+	if (result != PILUS_SOCKET_TRANSLATED) {
 		pilus_socket_count(hook, result);
 		return pilus_socket_refuse();
-	}
-	socket.family = asked.family;
-	socket.protocol = asked.protocol;
-	if (result == PILUS_SOCKET_UNTOUCHED) {
-		/* The same socket may have come here as a service's client before: it is none any more. */
-		if (asked.protocol == PILUS_IPPROTO_UDP && hook == PILUS_SOCKET_CONNECT) {
-			socket.address = asked.address;
-			socket.port = asked.port;
-			reverse.delete(&socket);
-		}
-		pilus_socket_count(hook, result);
-		return PILUS_ALLOW;
 	}
 	socket.address = chosen.address;
 	socket.port = chosen.port;

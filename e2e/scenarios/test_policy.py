@@ -1,5 +1,6 @@
 """What people declare is what happens: policies applied by kubectl, connections between real pods on two nodes, v4 and v6."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pilus_lab import Lab, wait_for
+from pilus_lab import Lab, components, wait_for
 from pilus_lab.probe import Probe, Prober, Protocol
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -20,6 +21,8 @@ PODS = {  # name: namespace, node, labels
     "stranger": ("a", "n2", {"app": "stranger"}),
     "neighbour": ("b", "n1", {"app": "client"}),
 }
+NODES = ("n1", "n2")
+ADMIN_KINDS = ("adminnetworkpolicies", "baselineadminnetworkpolicies", "clusternetworkpolicies.policy.networking.k8s.io")
 SERVERS = ("web1", "web2")
 SOURCES = ("client", "stranger", "neighbour")
 
@@ -72,9 +75,11 @@ class World:
         self.lab.apply(policy)
         held = yaml.safe_load(policy)
         kind, name = held["kind"].lower(), held["metadata"]["name"]
-        if kind == "networkpolicy":
-            uid = self.lab.get("networkpolicies.networking.k8s.io", name, "--namespace=a")[0]["metadata"]["uid"]
-            wait_for(f"{name} on both nodes", lambda: self._realised(uid), 10)
+        if not held["apiVersion"].startswith("cilium.io/"):
+            collection = "networkpolicies.networking.k8s.io" if kind == "networkpolicy" else f"{kind}.policy.networking.k8s.io"
+            uid = self.lab.get(collection, name, *(["--namespace=a"] if kind == "networkpolicy" else []))[0]["metadata"]["uid"]
+            # The kind may have been defined just now, and agents look for it every ten seconds.
+            wait_for(f"{name} on both nodes", lambda: self._realised(uid), 20)
             return
         place = ["--namespace=a"] if kind == "ciliumnetworkpolicy" else []
 
@@ -83,6 +88,16 @@ class World:
             return str((found.get("status") or {}).get("enforced")) == "2/2"
 
         wait_for(f"{name} on both nodes", enforced, 10)
+
+    def pilus(self, node: str, *words: str) -> Any:
+        """What `pilus` says there."""
+        return json.loads(self.lab.node(node).exec(["pilus", "-o", "json", *words]).stdout)
+
+    def audited(self) -> set[str]:
+        """Rules for whose sake connections showed as AUDIT in the events of both nodes."""
+        lines = [self.lab.node(node).exec(["pilus", "-o", "json", "monitor", "--last=500", "--no-follow"]).stdout for node in NODES]
+        events = [json.loads(line) for held in lines for line in held.splitlines()]
+        return {event["rule"] for event in events if event["verdict"] == "AUDIT"}
 
     def _realised(self, uid: str) -> bool:
         nodes = self.lab.get("pilusnodestatuses")
@@ -93,6 +108,8 @@ class World:
     def clear(self) -> None:
         for kind in ("ciliumnetworkpolicies", "networkpolicies"):
             self.lab.kubectl("delete", kind, "--all", "--namespace=a", "--wait=true")
+        for kind in ADMIN_KINDS:
+            self.lab.kubectl("delete", kind, "--all", "--wait=true", check=False)  # where they are defined
         self.lab.kubectl("delete", "ciliumclusterwidenetworkpolicies", "--all", "--wait=true")
         everything = {f"{source}>{server}" for source in SOURCES for server in SERVERS}
         wait_for("everything to be open again", lambda: self.reached() == everything, 15)
@@ -100,7 +117,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with Lab("policy", nodes=2, cni="pilus", without=("observer",)) as lab:
+    with Lab("policy", nodes=2, cni="pilus") as lab:
         for namespace in ("a", "b"):
             lab.kubectl("create", "namespace", namespace)
         for namespace in ("a", "b"):
@@ -232,6 +249,91 @@ CASES = [
 def test_a_policy_means_what_it_says(world: World, policy: str, expected: set[str]) -> None:
     world.apply(policy)
     assert world.reached() == expected
+
+
+def admin(kind: str, spec: str, version: str = "v1alpha1") -> str:
+    name = "default" if kind == "BaselineAdminNetworkPolicy" else "first"
+    return f"apiVersion: policy.networking.k8s.io/{version}\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+
+
+def test_the_tiers_of_cluster_administrators(world: World) -> None:
+    """The admin tier goes before a namespace's policies, or passes; the baseline holds where none of those speaks."""
+    world.lab.kubectl("apply", "--server-side", "--kustomize", str(components.REPOSITORY / "crds/network-policy-api"))
+    subject = "subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: a}}}"
+    stranger = "pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: stranger}}}"
+    of_strangers = {"stranger>web1", "stranger>web2"}
+    everybody = "namespaces: {}"
+
+    def first(action: str, peer: str = stranger) -> str:
+        return admin("AdminNetworkPolicy", f"{{priority: 10, {subject}, ingress: [{{action: {action}, from: [{{{peer}}}]}}]}}")
+
+    world.apply(cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"))
+    allowed = {"client>web1", "client>web2"}
+    assert world.reached() == allowed
+    for policy, expected in (
+        (first("Allow"), allowed | of_strangers),
+        (first("Deny", everybody), set()),
+        (first("Pass"), allowed),
+        # By one port of a cluster's policy, before the one of higher priority that is Pass.
+        (
+            admin("ClusterNetworkPolicy", f"{{tier: Admin, priority: 5, {subject}, ingress: [{{action: Accept,"
+                  f" from: [{{{stranger}}}], protocols: [{{tcp: {{destinationPort: {{number: 8080}}}}}}]}}]}}", "v1beta1"),
+            allowed | of_strangers,
+        ),
+    ):  # fmt: skip
+        world.apply(policy)
+        wait_for("the table", lambda expected=expected: world.reached() == expected, 10)  # type: ignore[misc]
+    assert world.reached(8081, "udp") == allowed
+    world.clear()
+    world.apply(admin("BaselineAdminNetworkPolicy", f"{{{subject}, ingress: [{{action: Deny, from: [{{{everybody}}}]}}]}}"))
+    assert world.reached() == set()
+    world.apply(cnp(f"{{endpointSelector: {{matchLabels: {{tier: front}}}}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"))
+    assert world.reached() == {"client>web1"}
+
+
+def test_audit_mode_changes_nothing_and_tells_what_it_would(world: World) -> None:
+    """On a policy, or on its namespace; and it goes over to enforcing with the annotation."""
+    world.apply(
+        cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}").replace(
+            "namespace: a}", "namespace: a, annotations: {pilus.io/mode: audit}}"
+        )
+    )
+    assert world.reached() == ALL
+    owner = "default deny of CiliumNetworkPolicy a/tested"
+    wait_for("AUDIT in the events", lambda: world.audited() == {owner}, 10)
+    shown = world.lab.kubectl("get", "cnp", "tested", "--namespace=a").stdout.splitlines()
+    assert dict(zip(shown[0].split(), shown[1].split(), strict=True))["MODE"] == "audit"
+    (way,) = world.pilus("n1", "why", "b/neighbour", "a/web1:8080")["ways"]
+    assert way["allowed"]
+    assert way["steps"][1]["audit"]["rule"] == owner
+    world.lab.kubectl("annotate", "cnp", "tested", "--namespace=a", "pilus.io/mode-")
+    wait_for("it is enforced", lambda: world.reached() == {"client>web1", "client>web2"}, 10)
+    world.lab.kubectl("annotate", "namespace", "a", "pilus.io/mode=audit")
+    wait_for("its namespace is in audit mode", lambda: world.reached() == ALL, 10)
+    world.lab.kubectl("annotate", "cnp", "tested", "--namespace=a", "pilus.io/mode=enforce")
+    wait_for("the policy's own word", lambda: world.reached() == {"client>web1", "client>web2"}, 10)
+    world.lab.kubectl("annotate", "namespace", "a", "pilus.io/mode-")
+
+
+def test_why_names_the_rule_and_the_nearest_miss(world: World) -> None:
+    world.apply(
+        cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}], toPorts: [{{ports: [{{port: '8080', protocol: TCP}}]}}]}}]}}")
+    )
+    (way,) = world.pilus("n1", "why", "a/client", "a/web1:8080")["ways"]
+    assert [(step["verdict"], step["rule"]) for step in way["steps"]] == [
+        ("allow", None),
+        ("allow", "CiliumNetworkPolicy a/tested spec.ingress[0]"),
+    ]
+    (way,) = world.pilus("n1", "why", "a/client", "a/web1:9090/TCP")["ways"]
+    step = way["steps"][1]
+    assert (step["verdict"], step["rule"]) == ("deny", "default deny of CiliumNetworkPolicy a/tested")
+    assert step["nearest"] == "TCP 8080 is allowed by CiliumNetworkPolicy a/tested spec.ingress[0]; this is TCP 9090"
+    (way,) = world.pilus("n1", "why", "b/neighbour", f"[{world.addresses['web1'][1]}]:8080")["ways"]
+    assert "a/tested spec.ingress[0] allows it from identity" in way["steps"][1]["nearest"]
+    (way,) = world.pilus("n1", "why", "a/client", "a/web2:8080")["ways"]
+    assert [step["verdict"] for step in way["steps"]] == ["allow", "elsewhere"]
+    words = world.lab.node("n1").exec(["pilus", "why", "world", "a/web1:8080"]).stdout
+    assert "ingress of a/web1: deny, no rule means it" in words
 
 
 def test_a_policy_on_one_protocol_leaves_the_other_closed(world: World) -> None:

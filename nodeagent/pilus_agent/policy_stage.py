@@ -104,6 +104,8 @@ class PolicyStage:
                 held.pop(name, None)
             self._changed = True
             return
+        if self._objects.get(name) == fact:
+            return
         self._objects[name] = fact
         try:
             drafts = drafts_of(_typed(kind, fact.raw), cluster=self._settings.cluster_name)
@@ -296,9 +298,15 @@ class PolicyStage:
                     "error": error,
                     "unenforced": [*self._unenforced.get(name, ()), *self._mode_trouble(name)],
                     "audited": self._audited(name),
+                    "selected": self._selected(name),
                 }
             )
         return told
+
+    def _selected(self, name: str) -> int:
+        """How many pods of this node it governs."""
+        policies = self._subjects.get(name, ())
+        return sum(any(policy.subject.matches(labels) for policy in policies) for labels in self._endpoints.values())
 
     def _audited(self, name: str) -> bool:
         return self._modes.get(name, (Mode.ENFORCE, ""))[0] is Mode.AUDIT

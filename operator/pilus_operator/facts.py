@@ -91,7 +91,7 @@ class SliceObject:
 class Realised:
     """One policy on one node: whether this generation is in the kernel, and if not, why. `unenforced`: fields not in force.
 
-    `audited`: it is in audit mode there.
+    `audited`: it is in audit mode there. `selected`: pods that it governs there.
     """
 
     generation: int
@@ -99,6 +99,7 @@ class Realised:
     error: str
     unenforced: tuple[str, ...] = ()
     audited: bool = False
+    selected: int = 0
 
 
 def _map(held: Any) -> dict[str, Any]:
@@ -119,6 +120,10 @@ def _text(held: Any) -> str:
     if not isinstance(held, str):
         raise ValueError(f"a {type(held).__name__} is no text")
     return held
+
+
+def _count(held: Any) -> int:
+    return held if isinstance(held, int) and held > 0 else 0
 
 
 def _addresses(texts: list[Any]) -> tuple[Address, ...]:
@@ -228,10 +233,13 @@ def node_status(raw: Object) -> dict[str, Realised]:
     for entry in _list(_map(raw.get("status")).get("policies")):
         held = _map(entry)
         if isinstance(held.get("uid"), str) and isinstance(held.get("generation"), int):
-            unenforced = tuple(str(path) for path in _list(held.get("unenforced")))
-            error = str(held.get("error") or "")
             found[intern(held["uid"])] = Realised(
-                held["generation"], held.get("realised") is True, error, unenforced, held.get("audited") is True
+                generation=held["generation"],
+                realised=held.get("realised") is True,
+                error=str(held.get("error") or ""),
+                unenforced=tuple(str(path) for path in _list(held.get("unenforced"))),
+                audited=held.get("audited") is True,
+                selected=_count(held.get("selected")),
             )
     return found
 

@@ -5,7 +5,7 @@ another. Pure: no clock, no network.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pilus_api.connection import Object
 from pilus_operator.facts import Realised
@@ -28,6 +28,7 @@ class Policy:
     conditions: tuple[tuple[tuple[str, str], ...], ...]
     enforced: str
     mode: str = ""
+    selected: int | None = None
 
 
 @dataclass(slots=True)
@@ -75,13 +76,6 @@ class Policies:
         told = {node: self._said.get(node, {}).get(uid) for node in sorted(self._nodes)}
         return {node: said for node, said in told.items() if said is not None and said.generation == generation}
 
-    def _mode(self, uid: str) -> str:
-        """Audit where a node has it so; as it was while none has spoken."""
-        current = self._current(uid)
-        if not current:
-            return self.policies[uid].mode
-        return "audit" if any(said.audited for said in current.values()) else "enforce"
-
     def _missing(self, uid: str) -> str:
         """What keeps this generation from being in force as it is written, "" if nothing does that a node has told of."""
         current = self._current(uid)
@@ -117,14 +111,18 @@ class Policies:
         enforced = self.enforced(uid) if not policy.error else f"0/{len(self._nodes)}"
         if policy.enforced != enforced:
             found["enforced"] = enforced
-        mode = self._mode(uid)
-        if policy.mode != mode:
-            found["mode"] = mode
+        if current := self._current(uid):  # as it was while no node has spoken
+            mode = "audit" if any(said.audited for said in current.values()) else "enforce"
+            selected = sum(said.selected for said in current.values())
+            found |= {"mode": mode} if policy.mode != mode else {}
+            found |= {"selected": selected} if policy.selected != selected else {}
         return found or None
 
-    def written(self, uid: str, conditions: tuple[tuple[tuple[str, str], ...], ...], enforced: str, mode: str) -> None:
+    def written(self, uid: str, status: Object) -> None:
+        """`status`: as it stands there now."""
         if uid in self.policies:
-            self.policies[uid] = replace(self.policies[uid], conditions=conditions, enforced=enforced, mode=mode)
+            held = self.policies[uid]
+            self.policies[uid] = policy_of({"metadata": {"generation": held.generation}, "status": status}, held.path, held.error)
 
 
 def conditions_of(raw: Object) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -134,5 +132,7 @@ def conditions_of(raw: Object) -> tuple[tuple[tuple[str, str], ...], ...]:
 
 def policy_of(raw: Object, path: str, error: str) -> Policy:
     status = raw.get("status") or {}
-    enforced, mode = str(status.get("enforced") or ""), str(status.get("mode") or "")
-    return Policy(path, int(raw["metadata"].get("generation") or 0), error, conditions_of(raw), enforced, mode)
+    enforced, mode, selected = str(status.get("enforced") or ""), str(status.get("mode") or ""), status.get("selected")
+    generation = int(raw["metadata"].get("generation") or 0)
+    known = selected if isinstance(selected, int) else None
+    return Policy(path, generation, error, conditions_of(raw), enforced, mode, known)

@@ -11,7 +11,7 @@ from pilus_api.connection import Connection, NotFound, Object
 from pilus_api.errors import InvalidError
 from pilus_api.watch import Key
 from pilus_operator.facts import Realised
-from pilus_operator.policies import Policies, conditions_of, policy_of
+from pilus_operator.policies import Policies, policy_of
 from pilus_operator.reconcile import each
 
 # Nodes tell of a new policy one after the other; its status need not be written for each.
@@ -76,5 +76,4 @@ class PolicyWriter:
         except BaseException:
             self._policies.dirty.add(uid)
             raise
-        status = made.get("status") or {}
-        self._policies.written(uid, conditions_of(made), str(status.get("enforced") or ""), str(status.get("mode") or ""))
+        self._policies.written(uid, made.get("status") or {})

@@ -245,6 +245,7 @@ class CiliumClusterwideNetworkPolicy(PolicyObject):
 _COLUMNS = (
     AGE,
     Column("Valid", "string", '.status.conditions[?(@.type=="Valid")].status'),
+    Column("Selected", "integer", ".status.selected"),
     Column("Enforced", "string", ".status.enforced"),
     Column("Mode", "string", ".status.mode"),
 )

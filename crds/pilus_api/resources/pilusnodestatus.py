@@ -12,7 +12,7 @@ from pilus_api.resources.model import Model, Resource
 class RealisedPolicy(Model):
     """`generation` is the one that the rest speaks of; `unenforced` are the paths of fields that have no effect.
 
-    `audited`: it is in audit mode here, and denies nothing.
+    `audited`: it is in audit mode here, and denies nothing. `selected`: pods of this node that it governs.
     """
 
     uid: Annotated[str, Field(min_length=1, max_length=128)]
@@ -21,6 +21,7 @@ class RealisedPolicy(Model):
     error: Annotated[str, Field(max_length=4096)] = ""
     unenforced: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=1000)] = ()
     audited: bool = False
+    selected: Annotated[int, Field(ge=0)] = 0
 
 
 class AgentStatus(Model):

@@ -169,9 +169,15 @@ def cidr_group_of(raw: Raw) -> tuple[Network, ...]:
     return tuple(sorted(found, key=lambda network: (network.version, network)))
 
 
+_OF_A_POLICY = ("apiVersion", "kind", "spec", "specs")
+_OF_ITS_METADATA = ("name", "namespace", "uid", "generation", "annotations")
+
+
 def policy_of(raw: Raw) -> PolicyObject:
-    metadata = raw["metadata"]
-    return PolicyObject(raw, _text(metadata["uid"]), int(metadata.get("generation") or 0))
+    """What it says; what is said about it (its status, who wrote it last) changes every second, and is left out."""
+    metadata = {key: raw["metadata"][key] for key in _OF_ITS_METADATA if key in raw["metadata"]}
+    kept = {"metadata": metadata, **{key: raw[key] for key in _OF_A_POLICY if key in raw}}
+    return PolicyObject(kept, _text(metadata["uid"]), int(metadata.get("generation") or 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,10 @@ def test_a_slice() -> None:
 
 def test_a_policy_is_kept_as_written() -> None:
     raw = metadata("p", generation=3) | {"spec": {"anything": [1]}}
-    assert policy_of(raw) == PolicyObject(raw, "uid-p", 3)
+    found = policy_of(raw | {"status": {"enforced": "1/2"}})
+    assert (found.uid, found.generation, found.raw["spec"]) == ("uid-p", 3, {"anything": [1]})
+    told = raw | {"metadata": raw["metadata"] | {"resourceVersion": "8", "managedFields": [{}]}, "status": {"enforced": "2/2"}}
+    assert policy_of(told) == found, "what is said about it is not what it says"
     assert policy_of(metadata("p")).generation == 0
 
 

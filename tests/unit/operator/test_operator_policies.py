@@ -8,7 +8,7 @@ from pilus_api.connection import Object
 from pilus_api.errors import InvalidError
 from pilus_operator.checks import check_policy
 from pilus_operator.facts import Realised
-from pilus_operator.policies import VALID_TEXT, Policies, conditions_of, policy_of
+from pilus_operator.policies import VALID_TEXT, Policies, policy_of
 
 
 def raw(generation: int = 1, **status: Any) -> Object:
@@ -86,9 +86,9 @@ def test_what_was_written_is_not_written_again() -> None:
     made = policies(raw())
     patch = made.patch("u", "now")
     assert patch is not None
-    made.written("u", conditions_of({"status": patch}), patch["enforced"], "")
+    made.written("u", patch)
     assert made.patch("u", "later") is None
-    made.written("gone", (), "", "")
+    made.written("gone", {})
 
 
 def test_an_object_that_means_nothing_is_told_with_its_field() -> None:
@@ -128,15 +128,16 @@ def test_what_a_node_could_not_do_is_named_and_goes_when_it_could() -> None:
     }
 
 
-def test_the_mode_is_what_nodes_say_and_stays_while_none_has_spoken() -> None:
+def test_mode_and_pods_are_what_nodes_say_and_stay_while_none_has_spoken() -> None:
     made = policies(raw(conditions=[valid()], enforced="0/2"))
     assert made.patch("u", "now") is None, "nothing is known of it"
-    for node, audited, expected in (("a", False, "enforce"), ("b", True, "audit"), ("b", False, "enforce")):
-        made.set_said(node, {"u": Realised(1, True, "", (), audited)})
+    for node, audited, expected, selected in (("a", False, "enforce", 2), ("b", True, "audit", 5), ("b", False, "enforce", 5)):
+        made.set_said(node, {"u": Realised(1, True, "", (), audited, 2 if node == "a" else 3)})
         found = made.patch("u", "now")
         assert found is not None
-        assert found["mode"] == expected
-    made.written("u", conditions_of({"status": {"conditions": [valid()]}}), "2/2", "enforce")
+        assert (found["mode"], found["selected"]) == (expected, selected)
+    made.written("u", {"conditions": [valid()], "enforced": "2/2", "mode": "enforce", "selected": 5})
+    assert made.patch("u", "now") is None
     made.set_said("a", {})
     made.set_said("b", {})
     assert made.patch("u", "now") == {"enforced": "0/2"}
