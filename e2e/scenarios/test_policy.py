@@ -284,6 +284,12 @@ def test_the_tiers_of_cluster_administrators(world: World) -> None:
         world.apply(policy)
         wait_for("the table", lambda expected=expected: world.reached() == expected, 10)  # type: ignore[misc]
     assert world.reached(8081, "udp") == allowed
+
+    def told() -> bool:
+        held = world.lab.get("adminnetworkpolicies", "first")[0].get("status") or {}
+        return any(one["type"] == "InForce" and one["message"] == "On 2/2 nodes" for one in held.get("conditions") or [])
+
+    wait_for("its condition", told, 20)
     world.clear()
     world.apply(admin("BaselineAdminNetworkPolicy", f"{{{subject}, ingress: [{{action: Deny, from: [{{{everybody}}}]}}]}}"))
     assert world.reached() == set()

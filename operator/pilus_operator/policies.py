@@ -16,11 +16,16 @@ VALID_TEXT = "Policy validation succeeded"
 IN_FORCE = "InForce"
 IN_FORCE_TEXT = "All of it is in force"
 _LONGEST_TEXT = 4096
+# The API group of kinds whose definitions are not ours.
+PLAIN = "/apis/policy.networking.k8s.io/"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A CNP or CCNP. `error` says why it means nothing, "" if it is valid; the rest is its status as it stands there."""
+    """One policy. `error` says why it means nothing, "" if it is valid; the rest is its status as it stands there.
+
+    `plain`: its definition is another project's, and has conditions alone, each with a reason.
+    """
 
     path: str
     generation: int
@@ -29,6 +34,7 @@ class Policy:
     enforced: str
     mode: str = ""
     selected: int | None = None
+    plain: bool = False
 
 
 @dataclass(slots=True)
@@ -93,14 +99,19 @@ class Policies:
         if held is not None and (held.get("status"), held.get("message")) == wanted:
             return None
         since = held["lastTransitionTime"] if held and held.get("status") == status and "lastTransitionTime" in held else now
-        return {"type": kind, "status": status, "message": message, "lastTransitionTime": since}
+        made = {"type": kind, "status": status, "message": message, "lastTransitionTime": since}
+        return made | {"reason": kind if status == "True" else f"Not{kind}"} if self.policies[uid].plain else made
 
     def patch(self, uid: str, now: str) -> Object | None:
         """The status to merge; None: it stands there already. `now` is RFC 3339, for a condition that changes."""
         policy = self.policies[uid]
         wanted = {VALID: ("False", policy.error) if policy.error else ("True", VALID_TEXT)}
         missing = self._missing(uid)
-        if missing or any(("type", IN_FORCE) in pairs for pairs in policy.conditions):
+        enforced = self.enforced(uid) if not policy.error else f"0/{len(self._nodes)}"
+        if policy.plain:
+            there = enforced == f"{len(self._nodes)}/{len(self._nodes)}"
+            wanted[IN_FORCE] = ("False" if missing or not there else "True", missing or f"On {enforced} nodes")
+        elif missing or any(("type", IN_FORCE) in pairs for pairs in policy.conditions):
             wanted[IN_FORCE] = ("False", missing) if missing else ("True", IN_FORCE_TEXT)
         changed = {kind: made for kind, text in wanted.items() if (made := self._condition(uid, kind, text, now)) is not None}
         found: Object = {}
@@ -108,7 +119,8 @@ class Policies:
             # A merge patch replaces a list, so the other conditions go with it.
             held = [dict(pairs) for pairs in policy.conditions]
             found["conditions"] = [one for one in held if one.get("type") not in changed] + list(changed.values())
-        enforced = self.enforced(uid) if not policy.error else f"0/{len(self._nodes)}"
+        if policy.plain:
+            return found or None
         if policy.enforced != enforced:
             found["enforced"] = enforced
         if current := self._current(uid):  # as it was while no node has spoken
@@ -135,4 +147,4 @@ def policy_of(raw: Object, path: str, error: str) -> Policy:
     enforced, mode, selected = str(status.get("enforced") or ""), str(status.get("mode") or ""), status.get("selected")
     generation = int(raw["metadata"].get("generation") or 0)
     known = selected if isinstance(selected, int) else None
-    return Policy(path, generation, error, conditions_of(raw), enforced, mode, known)
+    return Policy(path, generation, error, conditions_of(raw), enforced, mode, known, path.startswith(PLAIN))

@@ -37,6 +37,12 @@ POLICIES: Final = (
     "/apis/cilium.io/v2/ciliumnetworkpolicies",
     "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies",
 )
+# Whose definitions need not be there.
+ADMIN_POLICIES: Final = (
+    "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies",
+    "/apis/policy.networking.k8s.io/v1alpha1/baselineadminnetworkpolicies",
+    "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies",
+)
 
 # What of each term's leader is told to the next.
 CURSOR: Final = "pilus.io/next-identity"
@@ -91,7 +97,7 @@ class Term:
             (range_writer.NODES, facts.node, self._node, (ranges, slices)),
             (range_writer.CILIUM_NODES, facts.cilium_node, self._cilium_node, (ranges, policies)),
             (range_writer.CLAIMS, facts.claim, self._claim, (ranges, slices)),
-            *((path, _whole, partial(self._policies.policy, path), (policies,)) for path in POLICIES),
+            *((path, _whole, partial(self._policies.policy, path), (policies,)) for path in (*POLICIES, *ADMIN_POLICIES)),
         )
         async with asyncio.TaskGroup() as group:
             for path, prune, receive, woken in sources:
@@ -104,7 +110,7 @@ class Term:
     async def _follow(
         self, path: str, prune: Callable[[Object], Any], receive: Callable[[Key, Any], object], woken: tuple[Loop, ...]
     ) -> None:
-        stream = watch(self._connection, path, prune=prune)
+        stream = watch(self._connection, path, prune=prune, optional=path in ADMIN_POLICIES)
         async with contextlib.aclosing(stream):
             async for event in stream:
                 match event:

@@ -259,6 +259,17 @@ async def test_refusals_and_outages_are_waited_out() -> None:
     assert len(server.lists) == 7
 
 
+async def test_a_kind_that_need_not_exist_is_empty_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And an outage is no absence: nothing is in sync then."""
+    monkeypatch.setattr("pilus_api.watch.ABSENT_SECONDS", 0.01)
+    server = Server()
+    server.items, server.failures = [pod("a", 1)], [404, 404]
+    assert await told(server, syncs=3, optional=True) == ["sync", "sync", "+a", "sync"]
+    server = Server()
+    server.items, server.failures = [pod("a", 1)], [503, 403]
+    assert await told(server, optional=True) == ["+a", "sync"]
+
+
 async def test_a_server_that_answers_every_watch_with_410_is_not_hurried() -> None:
     server = Server()
     server.scripts = [sends(EXPIRED) for _ in range(6)]

@@ -42,6 +42,8 @@ OPERATOR = {
     ("cilium.io", "ciliumendpoints"): _READ,
     ("cilium.io", "ciliumnetworkpolicies/status"): ["patch"],
     ("cilium.io", "ciliumclusterwidenetworkpolicies/status"): ["patch"],
+    **{("policy.networking.k8s.io", f"{kind}networkpolicies"): _READ for kind in ("admin", "baselineadmin", "cluster")},
+    **{("policy.networking.k8s.io", f"{kind}networkpolicies/status"): ["patch"] for kind in ("admin", "baselineadmin", "cluster")},
     ("cilium.io", "ciliumidentities"): ["create", "delete", "list", "patch", "watch"],
     ("cilium.io", "ciliumendpointslices"): ["create", "delete", "get", "list", "update", "watch"],
     ("cilium.io", "ciliumnodes"): ["create", "delete", "get", "list", "patch", "watch"],

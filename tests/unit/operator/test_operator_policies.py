@@ -141,3 +141,24 @@ def test_mode_and_pods_are_what_nodes_say_and_stay_while_none_has_spoken() -> No
     made.set_said("a", {})
     made.set_said("b", {})
     assert made.patch("u", "now") == {"enforced": "0/2"}
+
+
+def test_a_kind_of_another_project_has_conditions_with_reasons_and_nothing_else() -> None:
+    made = policies(raw())
+    made.set_policy("u", policy_of(raw(), "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies/p/status", ""))
+    made.set_said("a", {"u": Realised(1, True, "")})
+    found = made.patch("u", "now")
+    assert found is not None
+    assert list(found) == ["conditions"]
+    told = {one["type"]: (one["status"], one["reason"], one["message"]) for one in found["conditions"]}
+    assert told["Valid"][:2] == ("True", "Valid")
+    assert told["InForce"] == ("False", "NotInForce", "On 1/2 nodes")
+    made.written("u", found)
+    made.set_said("b", {"u": Realised(1, True, "")})
+    found = made.patch("u", "later")
+    assert found is not None
+    assert [(one["status"], one["message"]) for one in found["conditions"] if one["type"] == "InForce"] == [
+        ("True", "On 2/2 nodes")
+    ]
+    made.written("u", found)
+    assert made.patch("u", "later") is None
