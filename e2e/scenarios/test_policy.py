@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -340,6 +341,25 @@ def test_why_names_the_rule_and_the_nearest_miss(world: World) -> None:
     assert [step["verdict"] for step in way["steps"]] == ["allow", "elsewhere"]
     words = world.lab.node("n1").exec(["pilus", "why", "world", "a/web1:8080"]).stdout
     assert "ingress of a/web1: deny, no rule means it" in words
+
+
+def test_a_difference_is_told_before_it_is_made(world: World, tmp_path: Path) -> None:
+    """`pilus policy diff` from anywhere with a kubeconfig; and what it said is what comes."""
+    world.apply(cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"))
+    wanted = cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{STRANGER}}}]}}]}}")
+    file = tmp_path / "wanted.yaml"
+    file.write_text(wanted)
+    command = ["pilus", "-o", "json", "policy", "diff", "--kubeconfig", str(world.lab.spec.kubeconfigs / "admin"), "-f", str(file)]
+    found = json.loads(world.lab.control.exec(command).stdout)
+    told = {
+        (pod, peer.split()[1], change["allowed"])
+        for one in found for pod in one["pods"] for peer in one["peers"] for change in one["changes"]
+    }  # fmt: skip
+    assert told == {
+        (f"a/{server}", f"k8s:app={app}", allowed) for server in SERVERS for app, allowed in (("client", False), ("stranger", True))
+    }
+    world.apply(wanted)
+    assert world.reached() == {"stranger>web1", "stranger>web2"}
 
 
 def test_a_policy_on_one_protocol_leaves_the_other_closed(world: World) -> None:

@@ -66,7 +66,7 @@ def check(texts: Iterable[tuple[str, str]], cluster: str = "default") -> Checked
             for key, position in document.repeated():
                 message = f"the key {key!r} is given twice, and the first is lost"
                 checked.findings.append(_finding(file, position, _ERROR, "", "", message))
-            found += ((file, document, obj) for obj in _objects(document.value))
+            found += ((file, document, obj) for obj in objects(document.value))
     groups = {obj["metadata"]["name"] for _, _, obj in found if obj.get("kind") == "CiliumCIDRGroup" and _named(obj)}
     for file, document, obj in found:
         checked.policies += is_policy(obj)
@@ -79,7 +79,7 @@ def _finding(file: str, position: Position, severity: str, what: str, path: str,
     return Finding(file, position.line, position.column, severity, what, path, message)
 
 
-def _objects(value: Any) -> list[Mapping[str, Any]]:
+def objects(value: Any) -> list[Mapping[str, Any]]:
     held = value.get("items") if isinstance(value, dict) and value.get("kind") == "List" else [value]
     return [one for one in held if isinstance(one, dict)] if isinstance(held, list) else []
 
@@ -124,7 +124,7 @@ def _unenforced(policy: Policy) -> Iterator[str]:
         yield from rule.unenforced
 
 
-def _files(given: Iterable[str]) -> Iterator[tuple[str, str]]:
+def files(given: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Raises ClickException for what can't be read."""
     for name in given:
         if name == "-":
@@ -142,12 +142,12 @@ def _files(given: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 @click.command("check")
-@click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE", help="YAML, a folder of it, or - for stdin.")
+@click.option("-f", "--file", "given", multiple=True, required=True, metavar="FILE", help="YAML, a folder of it, or - for stdin.")
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster that the policies are for.")
 @pass_asking
-def policy_check(asking: Asking, files: tuple[str, ...], cluster: str) -> None:
+def policy_check(asking: Asking, given: tuple[str, ...], cluster: str) -> None:
     """Check policies in files, without a cluster. Exit status 1 if one is refused, or there is none."""
-    checked = check(_files(files), cluster)
+    checked = check(files(given), cluster)
     if asking.as_json:
         click.echo(json.dumps([asdict(finding) for finding in checked.findings], indent=2, ensure_ascii=True))
     else:

@@ -3,21 +3,40 @@
 In: the agent's answers. Out: tables, or a policy in words. Never decides anything itself: the words are the tables'.
 """
 
+import importlib
+from collections.abc import Mapping
+from typing import ClassVar
+
 import click
 
-from pilus_cli.check import policy_check
 from pilus_cli.client import Item, item, items
 from pilus_cli.inventory import find_endpoint
 from pilus_cli.output import Asking, field, named, pass_asking, print_items, print_json
 from pilus_cli.terminal import console, safe
 
 
-@click.group()
+class _WithLanguage(click.Group):
+    """Commands that read policies themselves bring the whole language with them: it is imported only when one is asked for."""
+
+    _THEIRS: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "check": ("pilus_cli.check", "policy_check"),
+        "diff": ("pilus_cli.diff", "policy_diff"),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._THEIRS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._THEIRS:
+            return super().get_command(ctx, cmd_name)
+        module, name = self._THEIRS[cmd_name]
+        found = getattr(importlib.import_module(module), name)
+        return found if isinstance(found, click.Command) else None
+
+
+@click.group(cls=_WithLanguage)
 def policy() -> None:
     """Policies, and what they let an endpoint do."""
-
-
-policy.add_command(policy_check)
 
 
 @policy.command("list")

@@ -1,0 +1,144 @@
+"""What two sets of tables let pass differently: for each peer, the ports that change, and the rule that changes them.
+
+In: what applies to an endpoint before and after. Out: changes, alike ones together. Pure; it answers from the tables, so it says
+what packets would meet.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pilus_agent.desired.policy.addresses import longest
+from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, Answer, Decision, Layers, combine
+from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, ONE_PORT, PORTS, PortTable
+from pilus_agent.desired.policy.tables import CompiledPolicy
+from pilus_api.identities import WORLD, Identity
+from pilus_api.rules import Direction, Network, Origin, Scope
+
+# Protocols that policies speak of, and one that stands for those that none does.
+KNOWN: Final = (1, 6, 17, 58, 132)
+OTHER: Final = 255
+
+# An identity, or addresses outside the cluster.
+Peer = Identity | Network
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Ports `low` to `high` of a protocol: whether they pass afterwards, and by which rule; None: by no rule.
+
+    Protocol 0: every one, with every port.
+    """
+
+    protocol: int
+    low: int
+    high: int
+    allowed: bool
+    rule: Origin | None
+
+
+def differences(
+    before: CompiledPolicy | None, after: CompiledPolicy | None, direction: Direction, identities: Iterable[Identity]
+) -> dict[tuple[Change, ...], list[Peer]]:
+    """By what changes: the peers for whom exactly that does. None: no policy applies, everything passes."""
+    found: dict[tuple[Change, ...], list[Peer]] = {}
+    memo: dict[tuple[object, ...], tuple[Change, ...]] = {}
+    networks = _networks((before, after), direction)
+    peers: Iterable[tuple[Peer, int | None]] = (*((identity, None) for identity in identities), *networks.items())
+    for peer, address in peers:
+        sides = [_Side(policy, direction, peer, address) for policy in (before, after)]
+        key = tuple(side.name for side in sides)
+        if key not in memo:
+            memo[key] = _whole(tuple(_changes(*sides)))
+        if memo[key]:
+            found.setdefault(memo[key], []).append(peer)
+    return found
+
+
+def _networks(policies: Iterable[CompiledPolicy | None], direction: Direction) -> dict[Network, int]:
+    """Prefixes that a row of either has, with an address that is in no smaller one of them; those without one are no peers."""
+    rows = [key for policy in policies if policy for key in policy.directions[direction].cidrs]
+    networks = sorted({key.network for key in rows if key.scope is Scope.OUTSIDE}, key=lambda one: (one.version, one))
+    found = {}
+    for network in networks:
+        address = int(network.network_address)
+        # Smaller ones come behind it in order, and of two that contain an address the larger comes first.
+        for inner in networks:
+            smaller = inner.version == network.version and inner.prefixlen > network.prefixlen
+            if smaller and int(inner.network_address) <= address <= int(inner.broadcast_address):
+                address = int(inner.broadcast_address) + 1
+        if address <= int(network.broadcast_address):
+            found[network] = address
+    return found
+
+
+class _Side:
+    """One policy, as one peer meets it."""
+
+    def __init__(self, policy: CompiledPolicy | None, direction: Direction, peer: Peer, address: int | None) -> None:
+        self._policy = policy
+        self._who: PortTable | None = None
+        self._where: PortTable | None = None
+        if policy is None:
+            return
+        tables = policy.directions[direction]
+        identity = peer if isinstance(peer, int) else WORLD
+        self._who = tables.peers.get(identity, tables.default).table
+        if not isinstance(peer, int) and address is not None:
+            key = longest(tables.cidrs, Scope.OUTSIDE, peer.version, address)
+            self._where = tables.cidrs[key].table if key else None
+
+    @property
+    def name(self) -> tuple[bytes, bytes, bytes]:
+        """The same for sides that say the same. Rules are numbered within a policy, so that it belongs to it."""
+        who, where = (table.name if table else b"" for table in (self._who, self._where))
+        return self._policy.name if self._policy else b"", who, where
+
+    @property
+    def _tables(self) -> Iterator[PortTable]:
+        yield from (table for table in (self._who, self._where) if table)
+
+    def protocols(self) -> set[int]:
+        return {row.protocol for table in self._tables for row in table.rows if row.length != ANY_PROTOCOL}
+
+    def cuts(self, protocol: int) -> set[int]:
+        """Ports at which another answer may begin."""
+        rows = [row for table in self._tables for row in table.rows if row.protocol == protocol and row.length > ANY_PORT]
+        return {row.port for row in rows} | {row.port + (1 << (ONE_PORT - row.length)) for row in rows}
+
+    def answer(self, protocol: int, port: int) -> Answer:
+        if self._who is None:
+            return DEFAULT_ALLOW
+        where: Layers | None = self._where.layers(protocol, port) if self._where else None
+        return combine(self._who.layers(protocol, port), where)
+
+    def rule(self, answer: Answer) -> Origin | None:
+        return self._policy.origin(answer.rule) if self._policy else None
+
+
+def _changes(before: _Side, after: _Side) -> Iterator[Change]:
+    for protocol in (*sorted({*KNOWN, *before.protocols(), *after.protocols()}), OTHER):
+        cuts = sorted(({0} | before.cuts(protocol) | after.cuts(protocol)) - {PORTS})
+        held: Change | None = None
+        for low, end in zip(cuts, [*cuts[1:], PORTS], strict=True):
+            was, now = before.answer(protocol, low), after.answer(protocol, low)
+            found = None
+            if (was.decision is Decision.ALLOW) != (now.decision is Decision.ALLOW):
+                found = Change(protocol, low, end - 1, now.decision is Decision.ALLOW, after.rule(now))
+            if held and found and (held.allowed, held.rule) == (found.allowed, found.rule):
+                held = Change(protocol, held.low, found.high, held.allowed, held.rule)
+                continue
+            if held:
+                yield held
+            held = found
+        if held:
+            yield held
+
+
+def _whole(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """One change where every protocol changes alike."""
+    kinds = {(change.low, change.high, change.allowed, change.rule) for change in changes}
+    everywhere = {change.protocol for change in changes} >= {*KNOWN, OTHER}
+    if everywhere and len(kinds) == 1 and changes[0].low == 0 and changes[0].high == PORTS - 1:
+        return (Change(0, 0, PORTS - 1, changes[0].allowed, changes[0].rule),)
+    return changes
