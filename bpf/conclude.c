@@ -200,7 +200,7 @@ PILUS_TAIL(PILUS_CALL_COMMIT, commit)
 		} else if (drafted->flow.path != PILUS_PATH_OUTSIDE) {
 			pilus_turn_key(&drafted->pair_key, &drafted->key, drafted->pair.zone);
 		} else {
-			result = pilus_agree(drafted, pilus_seconds());
+			result = pilus_agree(packet, now, drafted, pilus_seconds());
 			if (result)
 				return pilus_exit(skb, packet, result);
 		}

@@ -202,20 +202,25 @@ pilus_always void pilus_heard(struct __sk_buff *skb, u32 l4, u32 tcp_flags, stru
 
 /* Of two first packets on two CPUs one has made the forward entry; the other goes with its port and gives its own back. Asked at
  * the commit: behind the search for a port the verifier would look at it once for each try. */
-pilus_always int pilus_agree(struct pilus_draft *drafted, u32 seconds)
+pilus_always int pilus_agree(const struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted,
+			     u32 seconds)
 {
-	struct pilus_flow *flow = &drafted->flow, *held;
+	struct pilus_flow *flow = &drafted->flow, *held = pilus_held(&drafted->key);
 
-	if (pilus_held(&drafted->key))
+	/* One that was there when the port was looked for, or is a former connection's, has been thought of. */
+	if (held && (packet->held || pilus_expired(held, now, seconds) || held->path != flow->path || held->link != flow->link ||
+		     held->pair_link != flow->pair_link || !pilus_same_address(&held->nat, &flow->nat)))
 		return 0;
-	flow->state = drafted->pair.state;
-	flow->created = seconds;
-	flow->last_seen = seconds;
-	if (!embryonic.insert(&drafted->key, flow))
-		return 0;
-	held = pilus_held(&drafted->key);
-	if (!held)
-		return -PILUS_DROP_NAT_NO_MAPPING;
+	if (!held) {
+		flow->state = drafted->pair.state;
+		flow->created = seconds;
+		flow->last_seen = seconds;
+		if (!embryonic.insert(&drafted->key, flow))
+			return 0;
+		held = pilus_held(&drafted->key);
+		if (!held)
+			return -PILUS_DROP_NAT_NO_MAPPING;
+	}
 	if (held->nat_port != flow->nat_port) {
 		embryonic.delete(&drafted->pair_key);
 		flow->nat_port = held->nat_port;
