@@ -79,13 +79,13 @@ def times(work: Callable[[int], object], count: int) -> Samples:
 class World:
     """A compiler that has learned all identities and endpoints, and no policy."""
 
-    def __init__(self) -> None:
+    def __init__(self, identities: int = IDENTITIES, endpoints: int = ENDPOINTS) -> None:
         self.compiler = PolicyCompiler(budget=1 << 32)
         for identity, labels in RESERVED.items():
             self.compiler.put_identity(identity, labels)
-        for number in range(IDENTITIES):
+        for number in range(identities):
             self.compiler.put_identity(Identity(256 + number), labels_of(number))
-        for number in range(ENDPOINTS):
+        for number in range(endpoints):
             self.compiler.put_endpoint(f"pod-{number}", Endpoint(labels_of(number * 29), {}))
 
     def full(self, policies: list[Policy]) -> float:

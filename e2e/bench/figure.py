@@ -3,6 +3,7 @@
 In: samples. Out: medians with their spread, ratios, judgements. Never measures.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -42,6 +43,11 @@ class Samples:
     @property
     def most(self) -> float:
         return max(self.values)
+
+    @property
+    def last_percent(self) -> float:
+        """What 99 of 100 samples do not exceed."""
+        return sorted(self.values)[math.ceil(0.99 * len(self.values)) - 1]
 
     def scaled(self, factor: float) -> "Samples":
         return Samples(tuple(value * factor for value in self.values))

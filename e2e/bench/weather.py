@@ -60,8 +60,9 @@ def slice_of(name: str, pods: list[tuple[int, int]], range_: IPv4Network, node: 
             "metadata": {"name": name}, "endpoints": endpoints}  # fmt: skip
 
 
-async def come_and_go(connection: Connection, range_: IPv4Network, node: str, first: int) -> None:
-    """Until cancelled: 40 pods a second. Then everything of it is taken away."""
+async def come_and_go(connection: Connection, range_: IPv4Network, node: str, first: int, unique: bool) -> None:
+    """Until cancelled: 40 pods a second, each with labels of its own if they are `unique`. Then everything of it is taken away."""
+    new = PODS_A_SECOND // _TURNS if unique else _NEW_IDENTITIES
     number, highest = first, first + _APPS
     path = f"{_SLICES}/bench-churn-{first}"
     alive: deque[list[tuple[int, int]]] = deque()
@@ -73,7 +74,7 @@ async def come_and_go(connection: Connection, range_: IPv4Network, node: str, fi
     began, turn = time.monotonic(), 0
     try:
         while True:
-            for _ in range(_NEW_IDENTITIES):
+            for _ in range(new):
                 await connection.post(_IDENTITIES, identity(highest))
                 held.append(highest)
                 highest += 1
@@ -112,11 +113,12 @@ class Weathers:
         self._number = 0
 
     @contextmanager
-    def weather(self, name: Weather) -> Iterator[None]:
+    def weather(self, name: Weather, *, unique: bool = False) -> Iterator[None]:
+        """`unique`: pods that come and go have labels that nobody had."""
         if name == "churn":
             self._number += 1000
             first = self._number
-            running = self._api.start(lambda connection: come_and_go(connection, self._range, self._node, first))
+            running = self._api.start(lambda connection: come_and_go(connection, self._range, self._node, first, unique))
             try:
                 time.sleep(1.0 + 1 / _TURNS)  # until pods go as well as come
                 yield

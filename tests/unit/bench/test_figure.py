@@ -84,3 +84,8 @@ def test_a_record_has_what_is_promised_and_can_be_read_back() -> None:
     assert list(record)[:8] == ["name", "weather", "value", "unit", "baseline", "ratio", "goal", "met"]
     assert (record["ratio"], record["met"], record["group"]) == (0.5, True, "g")
     assert figure_of(record) == figure
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0), (50, 49), (100, 98), (200, 197)])
+def test_what_99_of_100_do_not_exceed(count: int, expected: int) -> None:
+    assert Samples.of(reversed(range(count))).last_percent == expected
