@@ -129,7 +129,7 @@ class Resource(Open):
 
 def without_nulls(value: Any) -> Any:
     """A copy in which null fields are absent, as the API server has it where null is not a value of its own."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: without_nulls(held) for key, held in value.items() if held is not None}
     if isinstance(value, list):
         return [without_nulls(held) for held in value]

@@ -7,7 +7,8 @@ has exactly the rules that mean it. Never: identities, ports.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pilus_agent.desired.policy.tables import CidrKey
+from pilus_agent.desired.policy.tables import MOST_RULES, CidrKey, TooMuchError
+from pilus_agent.desired.selectors import bits_of
 from pilus_api.rules import AddressPeer, Network, Scope
 
 # A set of rules, bit n for rule n.
@@ -28,6 +29,7 @@ def address_rows(peers: Iterable[tuple[AddressPeer, int]]) -> dict[CidrKey, Rule
     """The rows for pairs of a peer and the number of the rule that has it.
 
     Rules for any address are in both scopes; those for the outside in that scope alone. A prefix that changes nothing has no row.
+    Raises TooMuchError.
     """
     pairs = list(peers)
     found: dict[CidrKey, RuleBits] = {}
@@ -50,7 +52,7 @@ def _rows(pairs: list[tuple[AddressPeer, int]]) -> dict[Network, RuleBits]:
 
     found: dict[Network, RuleBits] = {}
     around: list[_Inside] = []
-    memo: dict[int, RuleBits] = {}
+    looked = 0
     # In this order a prefix comes after all that contain it, and those that do are what is left of the stack.
     for network in sorted({*begins, *excepts}, key=lambda network: (int(network.network_address), network.prefixlen)):
         while around and not _contains(around[-1].network, network):
@@ -58,7 +60,15 @@ def _rows(pairs: list[tuple[AddressPeer, int]]) -> dict[Network, RuleBits]:
         outer = around[-1] if around else None
         contained = begins.get(network, 0) | (outer.contained if outer else 0)
         excepted = excepts.get(network, 0) | (outer.excepted if outer else 0)
-        rules = _rules(contained & ~excepted, pairs, memo)
+        if excepted == (outer.excepted if outer else 0):  # then what holds around it holds inside
+            fresh, rules = begins.get(network, 0) & ~excepted, outer.rules if outer else 0
+        else:
+            fresh, rules = contained & ~excepted, 0
+        looked += fresh.bit_count()
+        if looked > MOST_RULES:
+            raise TooMuchError
+        for index in bits_of(fresh):
+            rules |= 1 << pairs[index][1]
         if rules != (outer.rules if outer else 0):
             found[network] = rules
         around.append(_Inside(network, contained, excepted, rules))
@@ -68,17 +78,6 @@ def _rows(pairs: list[tuple[AddressPeer, int]]) -> dict[Network, RuleBits]:
 def _contains(outer: Network, inner: Network) -> bool:
     shift = outer.max_prefixlen - outer.prefixlen
     return outer.prefixlen <= inner.prefixlen and int(outer.network_address) >> shift == int(inner.network_address) >> shift
-
-
-def _rules(peers: int, pairs: list[tuple[AddressPeer, int]], memo: dict[int, RuleBits]) -> RuleBits:
-    found = memo.get(peers)
-    if found is None:
-        found = 0
-        for index, (_, rule) in enumerate(pairs):
-            if peers >> index & 1:
-                found |= 1 << rule
-        memo[peers] = found
-    return found
 
 
 def longest(rows: Mapping[CidrKey, object], scope: Scope, version: int, address: int) -> CidrKey | None:

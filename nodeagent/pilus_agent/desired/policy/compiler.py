@@ -6,10 +6,12 @@ what comes again replaces what was there.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from pilus_agent.desired.policy.direction import NO_NAMES, LiveDirection
 from pilus_agent.desired.policy.ruleset import RuleSet, digest, ingress_names, resolve, rule_set, set_name
 from pilus_agent.desired.policy.tables import (
+    MOST_ROWS,
     ROW_BUDGET,
     Compiled,
     CompiledPolicy,
@@ -18,6 +20,7 @@ from pilus_agent.desired.policy.tables import (
     NamedPorts,
     PolicyName,
     TooLarge,
+    TooMuchError,
 )
 from pilus_agent.desired.selectors import SelectorIndex
 from pilus_api.identities import Identity
@@ -29,14 +32,30 @@ from pilus_api.selectors import Selector
 class _LivePolicy:
     """A rule set in use, and its tables."""
 
-    def __init__(self, rules: RuleSet) -> None:
+    def __init__(self, rules: RuleSet, identities: SelectorIndex[Identity], named_ports: Mapping[Identity, NamedPorts]) -> None:
         self.rules = rules
-        self.directions = LiveDirection(rules, Direction.INGRESS), LiveDirection(rules, Direction.EGRESS)
-        self.selectors = frozenset(selector for live in self.directions for selector in live.selectors)
         self.endpoints: set[str] = set()
         self.unresolved = rules.unresolved()
+        # Without any: far too large, which it stays until its rules are others.
+        self.directions: tuple[LiveDirection, ...] = ()
+        with suppress(TooMuchError):
+            made = LiveDirection(rules, Direction.INGRESS), LiveDirection(rules, Direction.EGRESS)
+            for direction in made:
+                direction.fill(identities, named_ports)
+            self.directions = made
+        self.selectors = frozenset(selector for direction in rules.directions for selector, _ in direction.by_selector)
+
+    def refresh(self, identity: Identity, selectors: Iterable[Selector] | None, names: NamedPorts) -> None:
+        """One identity, with the selectors that select it now; None: it is gone."""
+        try:
+            for direction in self.directions:
+                direction.refresh(identity, selectors, names)
+        except TooMuchError:
+            self.directions = ()
 
     def published(self, budget: int) -> CompiledPolicy | TooLarge:
+        if not self.directions:
+            return TooLarge(self.rules.name, MOST_ROWS, budget, self.rules.origins)
         rows = sum(live.rows for live in self.directions)
         if rows > budget:
             return TooLarge(self.rules.name, rows, budget, self.rules.origins)
@@ -192,9 +211,8 @@ class PolicyCompiler:
         own_ports = resolve((name for each in digests for name in self._ingress_names[each]), found.named_ports)
         name = set_name(digests, own_ports)
         if name not in self._live:
-            live = _LivePolicy(rule_set(name, (self._by_digest[each][0] for each in digests), own_ports))
-            for direction in live.directions:
-                direction.fill(self._identities, self._named_ports)
+            rules = rule_set(name, (self._by_digest[each][0] for each in digests), own_ports)
+            live = _LivePolicy(rules, self._identities, self._named_ports)
             for selector in live.selectors:
                 self._by_selector.setdefault(selector, set()).add(name)
             self._live[name] = live
@@ -224,8 +242,7 @@ class PolicyCompiler:
             names = self._named_ports.get(identity, NO_NAMES)
             for policy in policies - fresh:
                 touched.add(policy)
-                for direction in self._live[policy].directions:
-                    direction.refresh(identity, now, names)
+                self._live[policy].refresh(identity, now, names)
         self._changed_identities.clear()
         return touched
 

@@ -12,7 +12,16 @@ from pilus_agent.desired.policy.addresses import address_rows
 from pilus_agent.desired.policy.classes import partition
 from pilus_agent.desired.policy.porttable import HOST_TABLE, Grant, PortTable, build
 from pilus_agent.desired.policy.ruleset import DirectionRules, Resolution, RuleSet, resolve
-from pilus_agent.desired.policy.tables import CidrKey, ClassName, DirectionTables, NamedPorts, PeerClass
+from pilus_agent.desired.policy.tables import (
+    MOST_ROWS,
+    MOST_RULES,
+    CidrKey,
+    ClassName,
+    DirectionTables,
+    NamedPorts,
+    PeerClass,
+    TooMuchError,
+)
 from pilus_agent.desired.selectors import SelectorIndex, bits_of
 from pilus_api.identities import HOST, Identity
 from pilus_api.rules import Direction
@@ -24,7 +33,7 @@ _ClassKey = tuple[int, Resolution]
 
 
 class LiveDirection:
-    """Rows of peers by identity, and the classes they share."""
+    """Rows of peers by identity, and the classes they share. Raises TooMuchError, and is of no use afterwards."""
 
     def __init__(self, rules: RuleSet, direction: Direction) -> None:
         self._set = rules
@@ -45,6 +54,7 @@ class LiveDirection:
         self._uses: dict[_ClassKey, int] = {}
         self._table_uses: dict[bytes, int] = {}
         self._table_rows = 0
+        self._rules_in_classes = 0
         self._published: DirectionTables | None = None
         self._default = self._class((0, ()))
         self._cidrs = self._address_classes()
@@ -125,7 +135,9 @@ class LiveDirection:
         self._uses[key] -= 1
         if not self._uses[key]:
             del self._uses[key]
-            self._unuse_table(self._classes.pop(key).table)
+            gone = self._classes.pop(key)
+            self._rules_in_classes -= len(gone.rules)
+            self._unuse_table(gone.table)
         self._published = None
 
     def _class(self, key: _ClassKey) -> PeerClass:
@@ -133,6 +145,7 @@ class LiveDirection:
         if found is None:
             rules, resolution = key
             numbers = tuple(bits_of(rules | self._anyone))
+            self._bear(len(numbers))
             table = build([self._grant(number, resolution) for number in numbers], self._rules.default_deny)
             found = self._classes[key] = PeerClass(self._class_name(b"peers", rules, resolution), numbers, table)
         return found
@@ -153,11 +166,18 @@ class LiveDirection:
         for key, rules in address_rows((peer, rule.rule) for peer, rule in self._rules.by_address).items():
             if rules not in memo:
                 numbers = tuple(bits_of(rules))
+                self._bear(len(numbers))
                 grants = [self._by_number[number].grant(self._own_ports, unknown_denies=unknown) for number in numbers]
                 table = build(grants, self._rules.default_deny)
                 memo[rules] = PeerClass(self._class_name(b"cidrs", rules, ()), numbers, table)
             found[key] = memo[rules]
         return found
+
+    def _bear(self, rules: int) -> None:
+        """One class more, with so many rules."""
+        self._rules_in_classes += rules
+        if self._rules_in_classes > MOST_RULES or self._table_rows > MOST_ROWS:
+            raise TooMuchError
 
     def _class_name(self, kind: bytes, rules: int, resolution: Resolution) -> ClassName:
         content = b"%s %d %s %x %s" % (self._set.name, self._direction, kind, rules, repr(resolution).encode())

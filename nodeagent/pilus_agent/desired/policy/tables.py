@@ -19,6 +19,14 @@ ClassName = NewType("ClassName", bytes)
 NamedPorts = Mapping[str, frozenset[tuple[int, int]]]
 
 ROW_BUDGET: Final = 16_384
+# What is not even tried: a direction of a rule set whose tables would have more rows, or whose classes would have more rules
+# altogether. Anybody may write ten thousand rules, and a class for each of many pods has all that mean it.
+MOST_ROWS: Final = 4 * ROW_BUDGET
+MOST_RULES: Final = 200_000
+
+
+class TooMuchError(Exception):
+    """The tables would be far beyond what a policy may have, so they are not made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """What policies become, case by case: classes, peers, addresses, names of ports, budget, and how much is touched."""
 
+import time
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -210,6 +212,40 @@ def test_too_large_is_a_value_and_the_others_stand() -> None:
     assert small in found.policies
     assert big is not None
     assert found.too_large[big].rows > found.too_large[big].budget == 8
+
+
+@pytest.mark.parametrize("kind", ["peers", "addresses"])
+def test_ten_thousand_rules_that_all_meet_are_given_up_in_time(kind: str) -> None:
+    """Anybody may write them. Half mean everybody, each of the others one more: as many classes, each with five thousand rules."""
+    many = 10_000
+    rules = [rule(peers=None, ports=(Ports(TCP, number, number),), path=f"a{number}") for number in range(1, many // 2)]
+    for number in range(many // 2):
+        peer: Peer = AddressPeer(ip_network((10 << 24 | number << 8, 24)), (), Scope.ANY)
+        if kind == "peers":
+            peer = selector(equals("k8s", "app", f"app-{number}"))
+        elif number == 0:
+            rules = [replace(one, peers=(AddressPeer(EVERYWHERE, (), Scope.ANY),)) for one in rules]
+        rules.append(rule(peers=(peer,), ports=(Ports(TCP, 1, 1),), path=f"b{number}"))
+    identities = {Identity(300 + number): app(f"app-{number}") for number in range(many // 2)}
+    began = time.monotonic()
+    compiler = PolicyCompiler()
+    for identity, labels in identities.items():
+        compiler.put_identity(identity, labels)
+    compiler.put_endpoint("web", Endpoint(app("web"), {}))
+    compiler.put_policies("big", [policy(*rules)])
+    compiler.put_policies("small", [policy(subject=is_app("api"), name="small")])
+    compiler.put_endpoint("api", Endpoint(app("api"), {}))
+    found = compiler.compiled()
+    print(f"given up after {time.monotonic() - began:.1f} s")
+    assert set(found.too_large) == {found.endpoints["web"].policy, found.endpoints["api"].policy}
+    # Nor does anything that comes and goes afterwards take long: it is not tried again before its rules are others.
+    compiler.put_identity(Identity(9000), app("app-7"))
+    compiler.drop_identity(Identity(301))
+    assert set(compiler.compiled().too_large) == set(found.too_large)
+    compiler.drop_policies("big")
+    assert not compiler.compiled().too_large
+    compiler.drop_policies("small")
+    assert compiler.compiled().endpoints["web"].policy is None
 
 
 def test_one_more_identity_keeps_every_name_and_all_that_it_does_not_touch() -> None:
