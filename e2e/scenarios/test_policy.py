@@ -1,9 +1,13 @@
 """What people declare is what happens: policies applied by kubectl, connections between real pods on two nodes, v4 and v6."""
 
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 import yaml
 
 from pilus_lab import Lab, components, wait_for
-from pilus_lab.probe import Probe, Prober, Protocol
+from pilus_lab.probe import Probe, Prober, Protocol, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -343,6 +347,62 @@ def test_why_names_the_rule_and_the_nearest_miss(world: World) -> None:
     assert "ingress of a/web1: deny, no rule means it" in words
 
 
+class Stream:
+    """A connection over which requests go on, each with its answer, until none comes any more."""
+
+    def __init__(self, namespace: int, address: str) -> None:
+        self.answered: list[float] = []  # when the last ones were
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(namespace, address))
+        self._thread.start()
+        wait_for("the first answer", lambda: bool(self.answered), 10)
+
+    def _run(self, namespace: int, address: str) -> None:
+        with within(namespace, lambda: socket.create_connection((address, 8080), 10)) as made:
+            made.settimeout(0.5)
+            while not self._ended.is_set():
+                try:
+                    made.sendall(b"GET /healthz HTTP/1.1\r\nHost: it\r\n\r\n")
+                    if not made.recv(4096):
+                        return
+                except OSError:
+                    return
+                self.answered.append(time.monotonic())
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join(10)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+@pytest.mark.parametrize("server", SERVERS)
+def test_an_open_stream_is_cut_when_its_policy_goes_and_one_still_allowed_is_not_disturbed(
+    world: World, server: str, family: int
+) -> None:
+    """Decided anew while it runs: no new connection is needed to find out. How long it took is printed."""
+    world.apply(cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}, {{{STRANGER}}}]}}]}}"))
+    address = world.addresses[server][family]
+    streams = {name: Stream(world.prober.namespace_of(f"a/{name}"), address) for name in ("client", "stranger")}
+    try:
+        asked = time.monotonic()
+        world.lab.apply(cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"))
+        wait_for("the stranger's stream to be cut", lambda: not streams["stranger"].alive, 10)
+        cut = streams["stranger"].answered[-1]
+        before = len(streams["client"].answered)
+        wait_for("the client's stream to go on", lambda: len(streams["client"].answered) > before + 100, 10)
+        times = streams["client"].answered
+        stall = max(later - earlier for earlier, later in pairwise(times))
+        print(f"{server}: cut {(cut - asked) * 1000:.0f} ms after kubectl began; the other's longest pause {stall * 1000:.0f} ms")
+        assert streams["client"].alive
+    finally:
+        for stream in streams.values():
+            stream.end()
+
+
 def test_a_difference_is_told_before_it_is_made(world: World, tmp_path: Path) -> None:
     """`pilus policy diff` from anywhere with a kubeconfig; and what it said is what comes."""
     world.apply(cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"))
@@ -395,6 +455,12 @@ def test_the_condition_names_what_is_not_in_force(world: World) -> None:
         return any("spec.ingress[0].toPorts[0].rules" in (one.get("message") or "") for one in conditions)
 
     wait_for("a condition that names the field", told, 10)
+    place = ["--namespace=a", "--field-selector=involvedObject.name=tested,reason=NotInForce"]
+
+    def heard() -> bool:
+        return any("spec.ingress[0].toPorts[0].rules" in event["message"] for event in world.lab.get("events", *place))
+
+    wait_for("an Event that names the field", heard, 10)
 
 
 def test_the_api_server_refuses_what_makes_no_sense(world: World) -> None:

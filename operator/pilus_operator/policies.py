@@ -5,7 +5,7 @@ another. Pure: no clock, no network.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pilus_api.connection import Object
 from pilus_operator.facts import Realised
@@ -16,6 +16,7 @@ VALID_TEXT = "Policy validation succeeded"
 IN_FORCE = "InForce"
 IN_FORCE_TEXT = "All of it is in force"
 _LONGEST_TEXT = 4096
+_ON = "On "
 # The API group of kinds whose definitions are not ours.
 PLAIN = "/apis/policy.networking.k8s.io/"
 
@@ -35,6 +36,7 @@ class Policy:
     mode: str = ""
     selected: int | None = None
     plain: bool = False
+    about: tuple[tuple[str, str], ...] = ()  # what an Event says that it is about
 
 
 @dataclass(slots=True)
@@ -110,7 +112,7 @@ class Policies:
         enforced = self.enforced(uid) if not policy.error else f"0/{len(self._nodes)}"
         if policy.plain:
             there = enforced == f"{len(self._nodes)}/{len(self._nodes)}"
-            wanted[IN_FORCE] = ("False" if missing or not there else "True", missing or f"On {enforced} nodes")
+            wanted[IN_FORCE] = ("False" if missing or not there else "True", missing or f"{_ON}{enforced} nodes")
         elif missing or any(("type", IN_FORCE) in pairs for pairs in policy.conditions):
             wanted[IN_FORCE] = ("False", missing) if missing else ("True", IN_FORCE_TEXT)
         changed = {kind: made for kind, text in wanted.items() if (made := self._condition(uid, kind, text, now)) is not None}
@@ -130,11 +132,25 @@ class Policies:
             found |= {"selected": selected} if policy.selected != selected else {}
         return found or None
 
+    def news(self, uid: str, status: Object) -> list[tuple[str, str]]:
+        """(reason, message) of what is not as it was declared, as far as this status says something new of it."""
+        known = {(dict(pairs).get("type"), dict(pairs).get("message")) for pairs in self.policies[uid].conditions}
+        return [
+            (f"Not{one['type']}", one["message"])
+            for one in status.get("conditions", ())
+            if one.get("type") in (VALID, IN_FORCE)
+            and one.get("status") == "False"
+            and (one["type"], one["message"]) not in known
+            # Of a kind that always has the condition, it is false until every node has spoken.
+            and not one["message"].startswith(_ON)
+        ]
+
     def written(self, uid: str, status: Object) -> None:
         """`status`: as it stands there now."""
         if uid in self.policies:
             held = self.policies[uid]
-            self.policies[uid] = policy_of({"metadata": {"generation": held.generation}, "status": status}, held.path, held.error)
+            made = policy_of({"metadata": {"generation": held.generation}, "status": status}, held.path, held.error)
+            self.policies[uid] = replace(made, about=held.about)
 
 
 def conditions_of(raw: Object) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -147,4 +163,10 @@ def policy_of(raw: Object, path: str, error: str) -> Policy:
     enforced, mode, selected = str(status.get("enforced") or ""), str(status.get("mode") or ""), status.get("selected")
     generation = int(raw["metadata"].get("generation") or 0)
     known = selected if isinstance(selected, int) else None
-    return Policy(path, generation, error, conditions_of(raw), enforced, mode, known, path.startswith(PLAIN))
+    metadata = raw["metadata"]
+    about = {
+        "apiVersion": str(raw.get("apiVersion", "")), "kind": str(raw.get("kind", "")), "name": str(metadata.get("name", "")),
+        "namespace": str(metadata.get("namespace", "")), "uid": str(metadata.get("uid", "")),
+    }  # fmt: skip
+    plain = path.startswith(PLAIN)
+    return Policy(path, generation, error, conditions_of(raw), enforced, mode, known, plain, tuple(about.items()))

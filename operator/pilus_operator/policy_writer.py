@@ -4,10 +4,12 @@ In: policies, nodes' words about them, and nodes. Out: one patch a second at mos
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from pilus_api.connection import Connection, NotFound, Object
+from pilus_api.connection import ApiError, Connection, NotFound, Object
 from pilus_api.errors import InvalidError
 from pilus_api.watch import Key
 from pilus_operator.facts import Realised
@@ -16,6 +18,7 @@ from pilus_operator.reconcile import each
 
 # Nodes tell of a new policy one after the other; its status need not be written for each.
 PAUSE_SECONDS = 1.0
+_LONGEST_EVENT = 1024  # what an API server takes
 
 
 class PolicyWriter:
@@ -68,6 +71,7 @@ class PolicyWriter:
         status = self._policies.patch(uid, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")) if policy else None
         if policy is None or status is None:
             return
+        news = self._policies.news(uid, status)
         try:
             # With the uid, a policy of the same name that came in between is not taken for this one.
             made = await self._connection.patch(policy.path, {"metadata": {"uid": uid}, "status": status})
@@ -77,3 +81,19 @@ class PolicyWriter:
             self._policies.dirty.add(uid)
             raise
         self._policies.written(uid, made.get("status") or {})
+        for reason, message in news:
+            await self._tell(dict(policy.about), reason, message)
+
+    async def _tell(self, about: Object, reason: str, message: str) -> None:
+        """An Event, for who looks at the policy with `kubectl describe`. If it can not be written, the condition stands."""
+        now = datetime.now(UTC)
+        namespace = about["namespace"] or "default"  # where Events of what is in no namespace are
+        event = {
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": f"{about['name'][:200]}.{time.time_ns():x}", "namespace": namespace},
+            "involvedObject": {key: value for key, value in about.items() if value}, "type": "Warning", "reason": reason,
+            "message": message[:_LONGEST_EVENT], "count": 1, "source": {"component": "pilus-operator"},
+            "firstTimestamp": f"{now:%Y-%m-%dT%H:%M:%SZ}", "lastTimestamp": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        }  # fmt: skip
+        with contextlib.suppress(ApiError):
+            await self._connection.post(f"/api/v1/namespaces/{namespace}/events", event)

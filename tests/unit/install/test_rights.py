@@ -36,6 +36,7 @@ OPERATOR = {
     ("", "pods"): _READ,
     ("", "namespaces"): _READ,
     ("", "nodes"): ["get", *_READ],
+    ("", "events"): ["create"],
     ("apiextensions.k8s.io", "customresourcedefinitions"): _READ,
     ("cilium.io", "ciliumnetworkpolicies"): _READ,
     ("cilium.io", "ciliumclusterwidenetworkpolicies"): _READ,

@@ -162,3 +162,18 @@ def test_a_kind_of_another_project_has_conditions_with_reasons_and_nothing_else(
     ]
     made.written("u", found)
     assert made.patch("u", "later") is None
+
+
+def test_what_is_not_as_it_was_declared_is_news_once() -> None:
+    made = policies(raw(conditions=[valid()], enforced="0/2"))
+    made.set_said("a", {"u": Realised(1, True, "", ("spec.egress[0].toFQDNs",))})
+    found = made.patch("u", "now")
+    assert found is not None
+    ((reason, message),) = made.news("u", found)
+    assert reason == "NotInForce"
+    assert "toFQDNs" in message
+    made.written("u", found)
+    made.set_said("b", {"u": Realised(1, True, "", ("spec.egress[0].toFQDNs",))})
+    again = made.patch("u", "later")
+    assert again is not None
+    assert made.news("u", again) == []
