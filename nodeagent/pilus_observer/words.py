@@ -26,9 +26,10 @@ _HOOK_DIRECTIONS = {
 _DEFAULT_DENY = 0xFFFE
 # These reasons come from a policy: the event says which direction's.
 _POLICY_REASONS = ("PILUS_DROP_POLICY", "PILUS_DROP_POLICY_DENY", "PILUS_DROP_UNKNOWN_IDENTITY")
-# The flow tools' names for reasons are their texts in capitals, but for these.
+# The flow tools' names for reasons are their texts in capitals, but for these. They keep the name that a number once had.
 _FLOW_REASONS = {
     134: "INVALID_PACKET_DROPPED",
+    136: "CT_MISSING_TCP_ACK_FLAG",
     181: "POLICY_DENY",
     182: "VLAN_FILTERED",
     183: "INVALID_VNI",

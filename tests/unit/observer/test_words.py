@@ -34,6 +34,7 @@ def test_address(family: int, raw: bytes, text: str | None) -> None:
         (133, "Policy denied", "POLICY_DENIED"),
         (134, "Invalid packet", "INVALID_PACKET_DROPPED"),
         (135, "CT: Truncated or invalid header", "CT_TRUNCATED_OR_INVALID_HEADER"),
+        (136, "Fragmentation needed", "CT_MISSING_TCP_ACK_FLAG"),  # the text is newer than the name
         (156, "Invalid IPv6 extension header", "INVALID_IPV6_EXTENSION_HEADER"),
         (181, "Policy denied by denylist", "POLICY_DENY"),
         (182, "VLAN traffic disallowed by VLAN filter", "VLAN_FILTERED"),
