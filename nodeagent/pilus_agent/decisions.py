@@ -167,6 +167,7 @@ class Decisions:
                 holder=one.holder,
             )
         self._ranges = RangeIndex(held)
+        self.policy.pod_ranges(held)
         self._believed = {network for network, name in held.items() if name == self.node}
         self.tables.want_all("pod_ranges", pod_range_rows(held, self.facts.nodes, self.node))
         for strength, names in ((Strength.OWN_NODE, {self.node}), (Strength.NODE, self.facts.nodes.keys() - {self.node})):

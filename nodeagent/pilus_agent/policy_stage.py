@@ -4,7 +4,7 @@ In: policy objects, identities, this node's endpoints. Out: who is governed by w
 object. An object that makes no sense leaves what it meant before in force.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import structlog
 from pilus_agent.bind.policy_rows import Change, PolicyRows
 from pilus_agent.desired.policy.answers import Decision, Layers
 from pilus_agent.desired.policy.compiler import PolicyCompiler
+from pilus_agent.desired.policy.notes import PodRanges, notes
 from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PortRow
 from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PeerClass, PolicyName
 from pilus_agent.sources.kubernetes import PolicyObject
@@ -76,6 +77,9 @@ class PolicyStage:
         self._compiled = Compiled({}, {}, {})
         self._governed: dict[str, Governed] = {}
         self._subjects: dict[str, list[Policy]] = {}
+        self._pod_ranges: frozenset[Network] = frozenset()
+        self._ranges = PodRanges()
+        self._notes: dict[str, tuple[str, ...]] = {}  # of those that have been asked for since anything changed
         self._labels: dict[Identity, Labels] = {}
         self._ports: dict[Identity, NamedPorts] = {}
         self._endpoints: dict[str, Labels] = {}
@@ -148,6 +152,12 @@ class PolicyStage:
             if isinstance(name, Services):
                 self.group(name, meant(name) if name in named else None)
 
+    def pod_ranges(self, ranges: Iterable[Network]) -> None:
+        """Those of every node. They decide nothing here: a policy that seems to mean them by address is noted."""
+        now = frozenset(ranges)
+        if now != self._pod_ranges:
+            self._pod_ranges, self._ranges, self._notes = now, PodRanges(now), {}
+
     def identity(self, number: Identity, labels: Labels | None) -> None:
         if labels is None:
             self._labels.pop(number, None)
@@ -189,6 +199,7 @@ class PolicyStage:
         for policy in resolve((draft for drafts in self._drafts.values() for draft in drafts), self._groups):
             by_name.setdefault(names[self._key(policy.origin)], []).append(policy)
         self._subjects = by_name
+        self._notes = {}
         for name in self._sources - by_name.keys():
             self._compiler.drop_policies(name)
         self._sources = set(by_name)
@@ -297,11 +308,17 @@ class PolicyStage:
                     "realised": done and not error,
                     "error": error,
                     "unenforced": [*self._unenforced.get(name, ()), *self._mode_trouble(name)],
+                    "notes": list(self._noted(name)),
                     "audited": self._audited(name),
                     "selected": self._selected(name),
                 }
             )
         return told
+
+    def _noted(self, name: str) -> tuple[str, ...]:
+        if name not in self._notes:
+            self._notes[name] = notes(self._subjects.get(name, ()), self._ranges)
+        return self._notes[name]
 
     def _selected(self, name: str) -> int:
         """How many pods of this node it governs."""

@@ -91,7 +91,7 @@ class SliceObject:
 class Realised:
     """One policy on one node: whether this generation is in the kernel, and if not, why. `unenforced`: fields not in force.
 
-    `audited`: it is in audit mode there. `selected`: pods that it governs there.
+    `audited`: it is in audit mode there. `selected`: pods that it governs there. `notes`: what may not be meant as it is written.
     """
 
     generation: int
@@ -100,6 +100,7 @@ class Realised:
     unenforced: tuple[str, ...] = ()
     audited: bool = False
     selected: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def _map(held: Any) -> dict[str, Any]:
@@ -240,6 +241,7 @@ def node_status(raw: Object) -> dict[str, Realised]:
                 unenforced=tuple(str(path) for path in _list(held.get("unenforced"))),
                 audited=held.get("audited") is True,
                 selected=_count(held.get("selected")),
+                notes=tuple(str(note) for note in _list(held.get("notes"))),
             )
     return found
 

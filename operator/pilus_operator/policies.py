@@ -15,6 +15,9 @@ VALID_TEXT = "Policy validation succeeded"
 # Ours, beside upstream's: whether all that the policy says is in force.
 IN_FORCE = "InForce"
 IN_FORCE_TEXT = "All of it is in force"
+# Ours too: something is in force that may not be what its author meant. It says nothing about whether it is.
+NOTES = "Notes"
+NO_NOTES_TEXT = "Nothing to note"
 _LONGEST_TEXT = 4096
 _ON = "On "
 # The API group of kinds whose definitions are not ours.
@@ -94,6 +97,11 @@ class Policies:
             parts.append(f"not in force as it is written, and what it would allow by that is denied: {', '.join(fields)}")
         return "; ".join(parts)[:_LONGEST_TEXT]
 
+    def _notes(self, uid: str) -> str:
+        """What nodes note of this generation; they note the same, but not at the same time."""
+        found = dict.fromkeys(note for said in self._current(uid).values() for note in said.notes)
+        return "; ".join(found)[:_LONGEST_TEXT]
+
     def _condition(self, uid: str, kind: str, wanted: tuple[str, str], now: str) -> dict[str, str] | None:
         """The condition as it should be, None if it stands there so."""
         held = next((dict(pairs) for pairs in self.policies[uid].conditions if ("type", kind) in pairs), None)
@@ -115,6 +123,9 @@ class Policies:
             wanted[IN_FORCE] = ("False" if missing or not there else "True", missing or f"{_ON}{enforced} nodes")
         elif missing or any(("type", IN_FORCE) in pairs for pairs in policy.conditions):
             wanted[IN_FORCE] = ("False", missing) if missing else ("True", IN_FORCE_TEXT)
+        notes = self._notes(uid)
+        if notes or (self._current(uid) and any(("type", NOTES) in pairs for pairs in policy.conditions)):
+            wanted[NOTES] = ("True", notes) if notes else ("False", NO_NOTES_TEXT)
         changed = {kind: made for kind, text in wanted.items() if (made := self._condition(uid, kind, text, now)) is not None}
         found: Object = {}
         if changed:

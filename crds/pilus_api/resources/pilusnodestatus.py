@@ -10,7 +10,8 @@ from pilus_api.resources.model import Model, Resource
 
 
 class RealisedPolicy(Model):
-    """`generation` is the one that the rest speaks of; `unenforced` are the paths of fields that have no effect.
+    """`generation` is the one that the rest speaks of; `unenforced` are the paths of fields that have no effect, and `notes` say
+    what is in force and may not be what was meant.
 
     `audited`: it is in audit mode here, and denies nothing. `selected`: pods of this node that it governs.
     """
@@ -20,6 +21,7 @@ class RealisedPolicy(Model):
     realised: bool
     error: Annotated[str, Field(max_length=4096)] = ""
     unenforced: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=1000)] = ()
+    notes: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=100)] = ()
     audited: bool = False
     selected: Annotated[int, Field(ge=0)] = 0
 

@@ -149,6 +149,31 @@ def test_a_group_of_prefixes_changes_under_its_policies(stage: PolicyStage, tabl
     assert prefixes() == set()
 
 
+def test_an_address_rule_that_covers_pods_is_noted_and_in_force(stage: PolicyStage, tables: Tables) -> None:
+    """Pod ranges come later than policies, and go; the note is no field that is not in force."""
+    spec = {"endpointSelector": {}, "egress": [{"toEntities": ["host"]}, {"toCIDR": ["10.0.0.0/8"]}]}
+    stage.put("cnp", "default/out", policy("out", spec))
+    decide(stage, tables)
+    stage.realised()
+
+    def told() -> Any:
+        (found,) = stage.acknowledgements("")
+        assert found["realised"]
+        assert found["unenforced"] == []
+        return found["notes"]
+
+    assert told() == []
+    stage.pod_ranges([ip_network("10.0.1.0/24"), ip_network("10.0.2.0/24")])
+    (note,) = told()
+    assert note.startswith("spec.egress[1]: 10.0.0.0/8 covers pods' addresses (10.0.1.0/24)")
+    stage.pod_ranges([ip_network("192.0.2.0/24")])
+    assert told() == []
+    stage.pod_ranges([ip_network("10.0.1.0/24")])
+    stage.put("cnp", "default/out", None)
+    decide(stage, tables)
+    assert stage.acknowledgements("") == []
+
+
 def test_a_policy_that_goes_takes_its_rows_along(stage: PolicyStage, tables: Tables) -> None:
     stage.put("cnp", "default/let", policy("let", LET_CLIENT))
     decide(stage, tables)

@@ -137,6 +137,26 @@ async def test_a_policy_means_the_addresses_behind_a_service_without_selector(ke
         assert allowed() == set()
 
 
+async def test_a_policy_that_means_pods_by_address_is_noted(kernel: FakeKernel) -> None:
+    """Pods of any node; what covers none is not noted, nor is what a node no longer has."""
+    world = populated(kernel)
+    spec = {"endpointSelector": {}, "egress": [{"toCIDR": ["10.0.3.9"]}, {"toCIDR": ["203.0.113.0/24"]}]}
+    world.wiring.put("cnp", "default/let", policy("let", spec))
+
+    def notes() -> list[str]:
+        return [note.partition(":")[0] for note in world.wiring.policy.acknowledgements("")[0]["notes"]]
+
+    async with world.running():
+        await world.realise()
+        assert notes() == []
+        world.wiring.put("nodes", "n3", Node("n3", (ip_address("192.0.2.3"),), (), (ip_network("10.0.3.0/24"),)))
+        await world.realise()
+        assert notes() == ["spec.egress[0]"]
+        world.wiring.put("nodes", "n3", None)
+        await world.realise()
+        assert notes() == []
+
+
 async def test_a_node_without_range_waits_for_it(kernel: FakeKernel) -> None:
     world = World(kernel)
     world.begin(Node("n1", OWN.addresses), OTHER)

@@ -88,11 +88,11 @@ def test_a_slice() -> None:
 def test_what_a_node_says_of_policies() -> None:
     said = [
         {"uid": "p", "generation": 2, "realised": True},
-        {"uid": "q", "generation": 1, "realised": False, "error": "no"},
+        {"uid": "q", "generation": 1, "realised": False, "error": "no", "notes": ["a", "b"]},
         {"uid": 3},
     ]
     assert facts.node_status(raw(status={"policies": said})) == {
         "p": facts.Realised(2, True, ""),
-        "q": facts.Realised(1, False, "no"),
+        "q": facts.Realised(1, False, "no", notes=("a", "b")),
     }
     assert facts.node_status(raw()) == {}

@@ -128,6 +128,24 @@ def test_what_a_node_could_not_do_is_named_and_goes_when_it_could() -> None:
     }
 
 
+def test_what_nodes_note_is_a_condition_of_its_own_and_goes_with_its_cause() -> None:
+    """It says nothing about whether the policy is in force, and stands while no node has spoken of a new generation."""
+    made = policies(raw(conditions=[valid()], enforced="0/2"))
+    for node, notes in (("a", ("spec.egress[0]: n",)), ("b", ())):
+        made.set_said(node, {"u": Realised(1, True, "", notes=notes)})
+    found = made.patch("u", "now")
+    assert found is not None
+    noted = {"type": "Notes", "status": "True", "message": "spec.egress[0]: n", "lastTransitionTime": "now"}
+    assert found["conditions"] == [valid(), noted]
+    assert found["enforced"] == "2/2"
+    made.set_policy("u", policy_of(raw(generation=2, conditions=found["conditions"], enforced="2/2"), "/p/status", ""))
+    assert made.patch("u", "later") == {"enforced": "0/2"}
+    made.set_said("a", {"u": Realised(2, True, "")})
+    after = made.patch("u", "later")
+    assert after is not None
+    assert after["conditions"][-1] == noted | {"status": "False", "message": "Nothing to note", "lastTransitionTime": "later"}
+
+
 def test_mode_and_pods_are_what_nodes_say_and_stay_while_none_has_spoken() -> None:
     made = policies(raw(conditions=[valid()], enforced="0/2"))
     assert made.patch("u", "now") is None, "nothing is known of it"
