@@ -98,12 +98,12 @@ def test_columns_and_status_of_a_policy(server: Lab) -> None:
     }  # fmt: skip
     assert create(server, policy, dry=False).returncode == 0
     condition = {"type": "Valid", "status": "True", "reason": "ok", "lastTransitionTime": "2026-01-01T00:00:00Z"}
-    status = {"status": {"enforced": "2/2", "selected": 3, "conditions": [condition]}}
+    status = {"status": {"enforced": "2/2", "selected": 3, "mode": "audit", "conditions": [condition]}}
     patch = ["--subresource=status", "--type=merge", f"--patch={json.dumps(status)}"]
     server.kubectl("patch", "cnp", "columns", *patch)
     header, row = server.kubectl("get", "cnp", "columns").stdout.splitlines()
-    assert header.split() == ["NAME", "AGE", "VALID", "ENFORCED"]
-    assert row.split()[2:] == ["True", "2/2"]
+    assert header.split() == ["NAME", "AGE", "VALID", "SELECTED", "ENFORCED", "MODE"]
+    assert row.split()[2:] == ["True", "3", "2/2", "audit"]
     (held,) = server.get("cnp", "columns")
     assert held["metadata"]["generation"] == 1
     assert held["spec"]["ingress"][0]["icmps"][0]["fields"][0] == {"type": 8, "family": "IPv4"}
