@@ -106,6 +106,16 @@ def test_a_namespace_and_an_identity() -> None:
     assert identity_of(raw) == AllocatedIdentity(Identity(300), (Label("k8s", "a", ""), Label("k8s", "app", "web")))
 
 
+@pytest.mark.parametrize("name", ["0", "16777216", "16777217", "33554433", "0300", "+300"])
+def test_an_object_names_no_number_that_is_a_nodes_own(name: str) -> None:
+    """2^24 and above mean something on one node alone, 0 nothing; and a number has one writing."""
+    with pytest.raises(ValueError, match=r"is no identity|is another writing"):
+        identity_of(metadata(name) | {"security-labels": {"k8s:app": "web"}})
+    if not name.startswith(("0", "+")):
+        with pytest.raises(ValueError, match="is no identity"):
+            slice_of(SLICE | {"endpoints": [{**SLICE["endpoints"][0], "id": int(name)}]})
+
+
 def test_a_slice() -> None:
     found = slice_of(SLICE)
     node = ip_address("192.0.2.2")

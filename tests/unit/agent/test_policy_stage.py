@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
+from copy import deepcopy
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import TableLayout, Tables
+from pilus_api.decode import decode
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import Label, Labels, canonical
 from pilus_api.rules import Direction
@@ -121,6 +123,24 @@ def test_a_new_identity_of_a_known_class_costs_one_row(stage: PolicyStage, table
     stage.identity(Identity(400), canonical([*labels("client"), Label("k8s", "pod", "1")]))
     decide(stage, tables)
     assert {name: len(tracker.updates) for name, tracker in tables.trackers.items() if tracker.updates} == {"peers": 1}
+
+
+def test_an_empty_list_where_none_was_is_a_change(stage: PolicyStage, tables: Tables) -> None:
+    """Of peers no list is anybody and an empty one nobody; as JSON, in what is held against it, and in what is enforced."""
+    ports = '"toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]'
+
+    def enforced(peers: str) -> set[int]:
+        spec = decode(f'{{"endpointSelector": {{}}, "ingress": [{{{peers}{ports}}}]}}'.encode())
+        stage.put("cnp", "default/let", deepcopy(policy("let", spec)))
+        own = stage.number(decide(stage, tables).policy)
+        allowed = {key[1] for key, value in held(tables, "verdicts").items() if value["rule"] and value["decision"] == 1}
+        classes = {key[2]: value["table"] for key, value in held(tables, "peers").items() if key[:2] == (own, 0)}
+        default = held(tables, "policies")[own]["table"][0]
+        return {who for who in (WEB, CLIENT, STRANGER) if classes.get(who, default) in allowed}
+
+    for _ in range(2):
+        assert enforced("") == {WEB, CLIENT, STRANGER}
+        assert enforced('"fromEndpoints": [], ') == set()
 
 
 OUT_TO_GROUP = {"endpointSelector": {}, "egress": [{"toCIDRSet": [{"cidrGroupRef": "offices"}]}]}

@@ -144,6 +144,30 @@ def test_the_users_entries(extra: list[str], keys: list[str], wanted: set[str]) 
     assert kept(IdentityFilter(extra), *keys) == wanted
 
 
+def test_one_include_of_the_users_drops_the_account() -> None:
+    """And whatever else is in no include: the filter is an allow list then. What the user names again is kept."""
+    held = pod_labels({"app": "web", "team": "red"}, "shop", {"tier": "a"}, "robot", "east")
+
+    def keys(*extra: str) -> set[str]:
+        return {label.key for label in IdentityFilter(extra)(held)}
+
+    account, derived = "io.cilium.k8s.policy.serviceaccount", {
+        "io.kubernetes.pod.namespace", "io.cilium.k8s.namespace.labels.tier", "io.cilium.k8s.policy.cluster",
+    }  # fmt: skip
+    assert keys() == {"app", "team", account} | derived
+    assert keys("k8s:!team") == {"app", account} | derived
+    assert keys("k8s:app") == {"app"} | derived
+    assert keys("k8s:app", r"k8s:io\.cilium\.k8s\.policy\.serviceaccount") == {"app", account} | derived
+
+
+def test_expressions_begin_at_the_beginning_and_the_longest_match_counts() -> None:
+    """Not the order in which they stand, nor the length of the expression."""
+    assert kept(IdentityFilter(["app"]), "app", "apple", "snap.app") == {"app", "apple"}
+    for extra in (["app.*", "!app.secret"], ["!app.secret", "app.*"]):
+        assert kept(IdentityFilter(extra), "app.secret", "app.secrets", "app.s") == {"app.s", "app.secrets"}
+    assert kept(IdentityFilter(["[a][p]", "!appl"]), "apply", "apx") == {"apx"}
+
+
 def test_an_entry_that_is_no_expression() -> None:
     with pytest.raises(InvalidError, match="not a regular expression"):
         IdentityFilter(["k8s:("])

@@ -51,6 +51,21 @@ def test_a_mistyped_field_is_refused_and_not_dropped() -> None:
         policies_of(policy, cluster="default")
 
 
+@pytest.mark.parametrize("section", ["ingress", "egressDeny"])
+def test_forty_ports_are_the_limit_of_a_list_and_not_of_a_policy(section: str) -> None:
+    def held(*counts: int) -> dict[str, Any]:
+        rules = [{"ports": [{"port": str(number + 1), "protocol": "TCP"} for number in range(count)]} for count in counts]
+        return {
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a"},
+            "spec": {"endpointSelector": {}, section: [{"toPorts": rules}, {"toPorts": rules}]},
+        }  # fmt: skip
+
+    (found,) = policies_of(held(40, 40, 40), cluster="default")
+    assert [len(rule.ports or ()) for rule in found.rules] == [40, 40]
+    with pytest.raises(InvalidError, match="at most 40"):
+        policies_of(held(1, 41), cluster="default")
+
+
 def test_a_null_field_is_an_absent_one() -> None:
     policy = {
         "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a"},

@@ -99,6 +99,10 @@ ELEMENTS = [
         "{fromEndpoints: [{matchLabels: {'k8s:io.cilium.k8s.namespace.labels.team': a}}]}",
         "allow k8s:io.cilium.k8s.namespace.labels.team=a : *",
     ),
+    (
+        "{fromEndpoints: [{matchLabels: {io.cilium.k8s.namespace.labels.team: a, app: b}}]}",
+        "allow any:app=b & any:io.cilium.k8s.namespace.labels.team=a : *",
+    ),
     ("{fromEndpoints: [{matchLabels: {'cni:io.kubernetes.pod.namespace': M}}]}", "allow cni:NS=M & k8s:NS=N : *"),
     ("{fromEndpoints: [{matchLabels: {'reserved:host': ''}}]}", "allow reserved:host= : *"),
     (

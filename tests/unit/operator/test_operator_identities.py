@@ -116,8 +116,11 @@ def test_when_every_number_is_taken_there_is_none_and_refused_ones_are_tried_aga
     assert numbers.next(0) == 256
 
 
-@pytest.mark.parametrize(("cluster", "first", "last"), [(0, 256, 65535), (3, 3 << 16, (3 << 16) + 65535)])
+@pytest.mark.parametrize(
+    ("cluster", "first", "last"), [(0, 256, 65535), (3, 3 << 16, (3 << 16) + 65535), (255, 255 << 16, (1 << 24) - 1)]
+)
 def test_each_cluster_has_its_own_numbers(cluster: int, first: int, last: int) -> None:
+    """Never one of 2^24 and above, which a node gives itself. Without an id it is 0's, which no mesh has."""
     numbers = Numbers(cluster, cursor=last)
     assert [numbers.next(0), numbers.next(0)] == [last, first]
 
