@@ -463,6 +463,24 @@ def test_the_condition_names_what_is_not_in_force(world: World) -> None:
     wait_for("an Event that names the field", heard, 10)
 
 
+def test_the_condition_notes_addresses_of_pods(world: World) -> None:
+    """The policy is in force as it is written, and reaches no pod by it; once it names them no more the note goes."""
+
+    def conditions() -> dict[str, tuple[str, str]]:
+        held = world.lab.get("ciliumnetworkpolicies", "tested", "--namespace=a")[0]["status"]["conditions"]
+        return {one["type"]: (one["status"], one.get("message") or "") for one in held}
+
+    address = world.addresses["client"][0]
+    world.apply(cnp(f"{{{WEB}, ingress: [{{fromCIDR: [0.0.0.0/0]}}, {{fromCIDR: [{address}]}}]}}"))
+    wait_for("a note", lambda: conditions().get("Notes", ("", ""))[0] == "True", 10)
+    assert conditions()["Notes"][1].startswith(f"spec.ingress[1]: {address}/32 covers pods' addresses")
+    assert "InForce" not in conditions()
+    assert world.reached() == set()
+    world.apply(cnp(f"{{{WEB}, ingress: [{{fromEndpoints: [{{{CLIENT}}}]}}]}}"))
+    wait_for("no note any more", lambda: conditions()["Notes"][0] == "False", 10)
+    assert world.reached() == {"client>web1", "client>web2"}
+
+
 def test_the_api_server_refuses_what_makes_no_sense(world: World) -> None:
     done = world.lab.kubectl("apply", "--filename=-", stdin=cnp("{ingress: [{}]}"), check=False)
     assert done.returncode

@@ -336,7 +336,9 @@ def test_nothing_said_is_no_opinion_and_an_element_that_means_nobody_closes() ->
 
 
 @pytest.mark.parametrize("tier", ["Admin", "Baseline"])
-@pytest.mark.parametrize(("first", "second"), [((0, 0), (0, 1)), ((0, 24), (1, 0)), ((999, 24), (1000, 0)), ((0, 0), (1000, 24))])
+@pytest.mark.parametrize(
+    ("first", "second"), [((0, 0), (0, 1)), ((0, 24), (1, 0)), ((511, 24), (512, 0)), ((999, 24), (1000, 0)), ((0, 0), (1000, 24))]
+)
 def test_cve_2026_25804_priorities_keep_their_order_to_their_ends(
     tier: str, first: tuple[int, int], second: tuple[int, int]
 ) -> None:
