@@ -35,6 +35,13 @@ enum pilus_identity {
 	PILUS_IDENTITY_WORLD_IPV6 = 10,
 };
 
+/* The eight highest bits of an identity: who has given it. Other numbers than a cluster's differ from node to node. */
+#define PILUS_IDENTITY_SCOPE_SHIFT 24
+enum pilus_identity_scope {
+	PILUS_IDENTITY_SCOPE_CLUSTER = 0,
+	PILUS_IDENTITY_SCOPE_REMOTE_NODE = 2,	/* another node, known by its labels */
+};
+
 struct pilus_address {			/* 16 bytes */
 	__be32 word[4];			/* IPv4: word[0], the rest zero */
 };
@@ -182,6 +189,7 @@ enum pilus_setting {
 	PILUS_SETTING_TUNNEL = 1 << 1,		/* other nodes' pods are behind the tunnel; else routed directly */
 	PILUS_SETTING_MASQUERADE_IPV4 = 1 << 2,	/* pods reach the outside with this node's address; else not at all */
 	PILUS_SETTING_MASQUERADE_IPV6 = 1 << 3,
+	PILUS_SETTING_CIDR_NODES = 1 << 4,	/* address rules of the outside scope mean other nodes' addresses too */
 };
 
 struct pilus_settings {			/* 144 bytes */
@@ -393,7 +401,7 @@ struct pilus_bucket {			/* 16 bytes */
 enum pilus_audit {
 	PILUS_AUDIT_INGRESS = 1 << 0,	/* 1 << enum pilus_direction */
 	PILUS_AUDIT_EGRESS = 1 << 1,
-	PILUS_AUDIT_OUTSIDE = 1 << 2,	/* the destination is of no pod and no node */
+	PILUS_AUDIT_OUTSIDE = 1 << 2,	/* address rules of the outside scope mean the other side */
 	PILUS_AUDIT_REFUSED = 1 << 3,	/* it would be */
 	PILUS_AUDIT_KNOWN = 1 << 4,	/* ... and that of its connection has been told */
 };

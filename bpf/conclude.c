@@ -89,7 +89,8 @@ PILUS_TAIL(PILUS_CALL_AUDIT, audit)
 	if ((packet->audit & (PILUS_AUDIT_INGRESS | PILUS_AUDIT_REFUSED)) == PILUS_AUDIT_INGRESS) {
 		endpoint = pilus_endpoint_of(packet->family, &packet->destination);
 		if (endpoint)
-			pilus_audit(skb, packet, endpoint, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+			pilus_audit(skb, packet, endpoint, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source,
+				    packet->audit & PILUS_AUDIT_OUTSIDE);
 	}
 	if (packet->audit & PILUS_AUDIT_REFUSED) {
 		drafted->flow.flags |= PILUS_FLOW_AUDITED;

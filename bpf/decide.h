@@ -32,10 +32,24 @@ pilus_always void pilus_stamp(struct pilus_flow *flow, u32 local, u32 remote)
 	flow->generation[2] = pilus_generation_of(remote);
 }
 
-/* What goes into a tunnel's number for an identity: an API server's node sends as a node. */
+/* Whether it is another node's own stack, whatever else is known of that node. */
+pilus_always bool pilus_is_remote_node(u32 identity)
+{
+	return identity == PILUS_IDENTITY_REMOTE_NODE || identity == PILUS_IDENTITY_KUBE_APISERVER ||
+	       identity >> PILUS_IDENTITY_SCOPE_SHIFT == PILUS_IDENTITY_SCOPE_REMOTE_NODE;
+}
+
+/* What goes into a tunnel's number for an identity: every node sends as a node, for its number differs on every other. */
 pilus_always u32 pilus_wire_identity(u32 identity)
 {
-	return identity == PILUS_IDENTITY_KUBE_APISERVER ? PILUS_IDENTITY_REMOTE_NODE : identity;
+	return pilus_is_remote_node(identity) ? PILUS_IDENTITY_REMOTE_NODE : identity;
+}
+
+/* Whether address rules of the outside scope mean this address although it is known: another node's, if the settings say so. */
+pilus_always bool pilus_node_counts(const struct pilus_settings *now, const struct pilus_ipcache *known)
+{
+	return now->flags & PILUS_SETTING_CIDR_NODES && known->flags & (PILUS_IPCACHE_NODE | PILUS_IPCACHE_ROUTER) &&
+	       !(known->flags & PILUS_IPCACHE_LOCAL);
 }
 
 pilus_always void pilus_into_pod(struct pilus_flow *flow, const struct pilus_endpoint *to)
@@ -171,7 +185,7 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 		} else if (!range) {
 			packet->destination_identity = PILUS_IDENTITY_WORLD;
 		}
-		outside = !range && !(known && known->flags);
+		outside = known && known->flags ? pilus_node_counts(now, known) : !range;
 		if (node && known->flags & PILUS_IPCACHE_LOCAL) {	/* another one of this host's own */
 			packet->path = PILUS_PATH_HOST;
 			host = true;
@@ -235,6 +249,8 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
 	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
 	struct pilus_pod_range *range;
+	struct pilus_ipcache *known;
+	bool outside = false;
 	int result;
 
 	pilus_stamp(flow, pilus_slot_at(to, &packet->destination), pilus_slot_of(&packet->source));
@@ -246,12 +262,12 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	range = pilus_pod_range_of(packet->family, &packet->source);
 	if (!range || range->flags & PILUS_IPCACHE_LOCAL)
 		return -PILUS_DROP_UNKNOWN_SENDER;
-	/* A reply asks: who began is known by what it said then, unless its row says something newer. */
-	if (packet->reply) {
-		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->source);
-
-		if (known && known->identity)
+	if (packet->reply || now->flags & PILUS_SETTING_CIDR_NODES) {
+		known = pilus_ipcache_of(packet->family, &packet->source);
+		/* A reply asks: who began is known by what it said then, unless its row says something newer. */
+		if (packet->reply && known && known->identity)
 			packet->source_identity = known->identity;
+		outside = known && pilus_node_counts(now, known);
 	}
 	flow->zone = PILUS_ZONE_OVERLAY_IN;
 	flow->outer = range->tunnel;
@@ -265,7 +281,7 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 		return 0;
 	}
 	packet->destination_identity = to->identity;
-	result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+	result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, outside);
 	if (result)
 		return result;
 	if (!(to->flags & PILUS_ENDPOINT_READY))
@@ -298,7 +314,8 @@ pilus_always int pilus_decide_uplink(struct pilus_packet *packet, const struct p
 	packet->source_identity = known ? known->identity : PILUS_IDENTITY_UNKNOWN;
 	packet->destination_identity = to->identity;
 	packet->endpoint = to->number;
-	result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+	result = pilus_may(packet, to, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source,
+			   known && pilus_node_counts(now, known));
 	if (result)
 		return result;
 	if (!(to->flags & PILUS_ENDPOINT_READY))

@@ -49,7 +49,7 @@ pilus_always void pilus_ask(u32 table, const struct pilus_packet *packet, struct
 }
 
 /* What this policy says of the packet in this direction: 0, or a reason. `outside` says that the peer's address is of no pod and no
- * node. An error on the way, and a policy that is not there whole, deny. */
+ * node, or of a node that counts as outside. An error on the way, and a policy that is not there whole, deny. */
 pilus_always int pilus_evaluate(struct pilus_packet *packet, u32 number, u32 direction, u32 peer, const struct pilus_address *address,
 				bool outside)
 {

@@ -210,8 +210,7 @@ pilus_always int pilus_from_node(struct pilus_packet *packet, const struct pilus
 		if (packet->vni != PILUS_IDENTITY_REMOTE_NODE || !known || !(known->flags & PILUS_IPCACHE_ROUTER) ||
 		    !pilus_same_address(&known->tunnel, &packet->outer))
 			return -PILUS_DROP_INVALID_VNI;
-		if (known->identity == PILUS_IDENTITY_KUBE_APISERVER)
-			packet->source_identity = known->identity;
+		packet->source_identity = known->identity;	/* what we call that node; its router is nobody else's */
 	}
 	if (!identities.lookup(&packet->source_identity))
 		return -PILUS_DROP_UNKNOWN_IDENTITY;

@@ -47,6 +47,8 @@ def _rule(field: FieldInfo) -> tuple[str, str] | None:  # noqa: PLR0911  # one l
         return "text.matches('^([0-9]+([.][0-9]+)?(ns|us|ms|s|m|h))+$|^[0-9]+([.][0-9]+)?$')", "a duration, such as 15m"
     if kind in _POOLS:
         return "text.replace(',', ' ').split(' ').all(word, word == '' || isCIDR(word))", _POOLS[kind]
+    if kind == tuple[Literal["nodes"], ...]:
+        return "text.replace(',', ' ').split(' ').all(word, word in ['', 'nodes'])", "nodes, or nothing"
     if kind == tuple[Port, Port]:
         return "text.matches('^[0-9]{4,5}[-,][0-9]{4,5}$')", "two ports, such as 61000-65535"
     pattern = next((found for part in field.metadata if (found := getattr(part, "pattern", None))), None)

@@ -214,13 +214,14 @@ class Connection:
         params: Parameters | None = None,
         body: object = None,
         content: str = "application/json",
+        accept: str = "application/json",
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer whose body is still to be read. Raises ApiError's leaves, for what happens while it is read too."""
         if self._session is None:
             raise RuntimeError("the connection is used inside `async with` only")
         what = f"{method} {path}"
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": accept}
         if token := await self.token():
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()

@@ -22,6 +22,11 @@ WORLD_IPV6: Final = Identity(10)
 FIRST_ALLOCATED: Final = 256
 LAST_ALLOCATED: Final = 65535
 
+# The eight highest bits say who has given a number: below this one a cluster; others are of one node, and mean nothing elsewhere.
+SCOPE_SHIFT: Final = 24
+LAST_OF_CLUSTERS: Final = (1 << SCOPE_SHIFT) - 1
+REMOTE_NODE_SCOPE: Final = 2  # enum pilus_identity_scope: other nodes, known by their labels
+
 _NAMES: Final = {
     HOST: ("host",),
     WORLD: ("world",),

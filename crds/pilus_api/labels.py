@@ -13,7 +13,8 @@ from pilus_api.errors import InvalidError
 
 SOURCE_KUBERNETES = "k8s"
 SOURCE_RESERVED = "reserved"
-SOURCE_ANY = "any"
+SOURCE_NODE = "node"  # a Node object's labels
+SOURCE_ANY = "any"  # each of the others but `node`: whoever labels a node can't make it one of the pods that a policy means
 
 NAMESPACE_KEY = "io.kubernetes.pod.namespace"
 NAMESPACE_LABELS_KEY = "io.cilium.k8s.namespace.labels"
@@ -119,7 +120,7 @@ class _Entry:
         return match.end() if match else -1
 
 
-def _entry(text: str, ignore: bool) -> _Entry:
+def _entry(text: str, ignore: bool, setting: str = "labels") -> _Entry:
     """`source:regex` or `regex`; a `!` before the regex makes it an ignored one. Raises InvalidError."""
     source, colon, pattern = text.partition(":")
     if not colon:
@@ -129,7 +130,7 @@ def _entry(text: str, ignore: bool) -> _Entry:
     try:
         return _Entry("" if source == SOURCE_ANY else source, re.compile(pattern), ignore)
     except re.error as error:
-        raise InvalidError(f"{text!r} is not a regular expression: {error}", "labels") from error
+        raise InvalidError(f"{text!r} is not a regular expression: {error}", setting) from error
 
 
 class IdentityFilter:
@@ -138,10 +139,14 @@ class IdentityFilter:
     `extra` is the option `labels`: entries `source:regex`. One include of the user's turns the filter into an allow list.
     """
 
+    setting = "labels"
+    included: tuple[str, ...] = DEFAULT_INCLUDED
+    ignored: tuple[str, ...] = DEFAULT_IGNORED
+
     def __init__(self, extra: Iterable[str] = ()) -> None:
-        user = [_entry(text, ignore=False) for text in extra]
-        entries = [_entry(text, ignore=False) for text in DEFAULT_INCLUDED] + user
-        entries += [_entry(text, ignore=True) for text in DEFAULT_IGNORED]
+        user = [_entry(text, ignore=False, setting=self.setting) for text in extra]
+        entries = [_entry(text, ignore=False) for text in self.included] + user
+        entries += [_entry(text, ignore=True) for text in self.ignored]
         self._included = [entry for entry in entries if not entry.ignore]
         self._ignored = [entry for entry in entries if entry.ignore]
         self._listed_only = any(not entry.ignore for entry in user)
@@ -155,3 +160,11 @@ class IdentityFilter:
 
     def __call__(self, labels: Labels) -> Labels:
         return tuple(label for label in labels if self.relevant(label))
+
+
+class NodeFilter(IdentityFilter):
+    """The same for a node's labels, with the option `node-labels`; without it every label counts."""
+
+    setting = "node-labels"
+    included = ()
+    ignored = ()

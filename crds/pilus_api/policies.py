@@ -97,7 +97,7 @@ def _element_rules(element: Element, origin: Origin, direction: Direction, place
     return rules, found.by_label, [Demand(direction, place.deny, each) for each in found.requires]
 
 
-def _draft(spec: RuleSpec, origin: Origin, cluster: str) -> Draft:
+def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool) -> Draft:
     """One `spec`. `origin.path` is its path."""
     if spec.endpoint_selector is None:
         return Draft(Policy(origin, NOBODY, (False, False), (), (f"{origin.path}.nodeSelector",)))
@@ -116,7 +116,7 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str) -> Draft:
         closed[direction] = closed[direction] or bool(elements)
         for index, element in enumerate(elements):
             path = f"{origin.path}.{name}[{index}]"
-            place = Place(origin.namespace, cluster, path, deny, governs_init(governed))
+            place = Place(origin.namespace, cluster, path, deny, governs_init(governed), nodes)
             found, labelled, demanded = _element_rules(element, replace(origin, path=path), direction, place)
             if labelled:
                 by_label.update(range(len(rules), len(rules) + len(found)))
@@ -130,8 +130,9 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str) -> Draft:
     return Draft(policy, frozenset(by_label), tuple(dict.fromkeys(demands)))
 
 
-def drafts_of(obj: Mapping[str, Any], *, cluster: str) -> tuple[Draft, ...]:
-    """What the object says, one draft for each of its specs. `cluster` is the name of this one.
+def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> tuple[Draft, ...]:
+    """What the object says, one draft for each of its specs. `cluster` is the name of this one; `nodes`: nodes have identities by
+    their labels (the setting enable-node-selector-labels), without which peers that are nodes are not in force.
 
     Raises InvalidError with the path of the field that is wrong.
     """
@@ -143,14 +144,14 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str) -> tuple[Draft, ...]:
     namespaced = kind in ("CiliumNetworkPolicy", "NetworkPolicy")
     origin = Origin(kind, (held.metadata.namespace or "default") if namespaced else "", held.metadata.name, held.metadata.uid)
     if isinstance(held, AdminObject):
-        return (Draft(admin_policy(held, origin)),)
+        return (Draft(admin_policy(held, origin, nodes)),)
     if isinstance(held, NetworkPolicy):
         return (Draft(network_policy(held, origin)),)
     if not isinstance(held, PolicyObject):
         raise InvalidError(f"{kind} is not a policy", "kind")
-    return tuple(_draft(spec, replace(origin, path=path), cluster) for path, spec in held.given().items())
+    return tuple(_draft(spec, replace(origin, path=path), cluster, nodes) for path, spec in held.given().items())
 
 
-def policies_of(obj: Mapping[str, Any], *, cluster: str) -> tuple[Policy, ...]:
+def policies_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> tuple[Policy, ...]:
     """What the object means where it is the only one. Among others: `resolve` of the drafts of all. Raises InvalidError."""
-    return resolve(drafts_of(obj, cluster=cluster))
+    return resolve(drafts_of(obj, cluster=cluster, nodes=nodes))

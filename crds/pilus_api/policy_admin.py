@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pilus_api.addresses import parse_prefix
-from pilus_api.labels import NAMESPACE_LABELS_KEY, SOURCE_KUBERNETES
+from pilus_api.labels import NAMESPACE_LABELS_KEY, SOURCE_KUBERNETES, SOURCE_NODE
 from pilus_api.policy_ports import LAST_PORT, PROTOCOLS
 from pilus_api.policy_selectors import IN_SOME_NAMESPACE, NOBODY, NODES, requirements
 from pilus_api.resources.adminnetworkpolicy import (
@@ -65,7 +65,7 @@ def _selected(namespaces: LabelSelector | None, pods: NamespacedPod | None, path
     return _pods(pods.namespace_selector, pods.pod_selector, f"{path}.pods") if pods is not None else None
 
 
-def _peers(held: Sequence[IngressPeer], path: str) -> _Found:
+def _peers(held: Sequence[IngressPeer], path: str, nodes: bool) -> _Found:
     found: list[Peer] = []
     closed: list[Peer] = []
     unenforced: list[str] = []
@@ -76,6 +76,9 @@ def _peers(held: Sequence[IngressPeer], path: str) -> _Found:
             found.append(by_label)
         elif isinstance(each, BaselineEgressPeer) and each.networks is not None:
             found += (AddressPeer(parse_prefix(text), (), Scope.ANY) for text in each.networks)
+        elif isinstance(each, BaselineEgressPeer) and each.nodes is not None and nodes:
+            wanted = requirements(each.nodes, f"{where}.nodes", SOURCE_NODE)
+            found += (selector(*wanted, *one.requirements) for one in NODES)
         elif isinstance(each, BaselineEgressPeer) and each.nodes is not None:
             closed += NODES
             unenforced.append(f"{where}.nodes")
@@ -129,11 +132,11 @@ def _ports(rule: _AnyRule, path: str) -> tuple[tuple[Ports, ...] | None, tuple[s
     return tuple(sorted({row for row in rows if row is not None})), unknown
 
 
-def _rules(rule: _AnyRule, origin: Origin, direction: Direction, tier: Tier, place: int) -> list[Rule]:
+def _rules(rule: _AnyRule, origin: Origin, direction: Direction, tier: Tier, place: int, nodes: bool) -> list[Rule]:
     field, held = (
         ("from", rule.from_) if isinstance(rule, IngressRule | BaselineIngressRule | ClusterIngressRule) else ("to", rule.to)
     )
-    found = _peers(held, f"{origin.path}.{field}")
+    found = _peers(held, f"{origin.path}.{field}", nodes)
     ports, unknown = _ports(rule, origin.path)
     allows = rule.action in ("Allow", "Accept")
     made = Rule(origin, direction, rule.action == "Deny", found.peers, ports, (), tier, place, rule.action == "Pass")
@@ -152,8 +155,8 @@ def _subject(held: Subject) -> Selector:
     return _selected(held.namespaces, held.pods, "spec.subject") or NOBODY  # the model has seen that there is one
 
 
-def admin_policy(held: AdminObject, origin: Origin) -> Policy:
-    """The one policy that the object is. `origin.path` is empty."""
+def admin_policy(held: AdminObject, origin: Origin, nodes: bool) -> Policy:
+    """The one policy that the object is. `origin.path` is empty. `nodes`: they have identities by their labels."""
     spec = held.spec
     tier, priority = Tier.ADMIN, 0
     if isinstance(held, BaselineAdminNetworkPolicy):
@@ -175,5 +178,5 @@ def admin_policy(held: AdminObject, origin: Origin) -> Policy:
     for name, direction, given in sections:
         for index, rule in enumerate(given):
             where = replace(origin, path=f"spec.{name}[{index}]" + (f" ({rule.name})" if rule.name else ""))
-            rules += _rules(rule, where, direction, tier, priority * RULES_OF_A_PRIORITY + index)
+            rules += _rules(rule, where, direction, tier, priority * RULES_OF_A_PRIORITY + index, nodes)
     return Policy(whole, _subject(spec.subject), (False, False), tuple(rules))

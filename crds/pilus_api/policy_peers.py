@@ -6,18 +6,14 @@ force is stood in for: by nobody where it would be allowed, and where it is deni
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
-from pilus_api.labels import SOURCE_RESERVED
-from pilus_api.policy_selectors import API_SERVER, entity, peer, requirements
+from pilus_api.policy_selectors import API_SERVER, NODES, entity, nodes, peer, requirements
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, ApiServers, CidrGroup, Peer, Scope, Services
-from pilus_api.selectors import Selector, equals, selector
-
-_NODES: Final = (Selector((equals(SOURCE_RESERVED, "remote-node", ""),)),)
+from pilus_api.selectors import Selector, selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +25,7 @@ class Place:
     path: str
     deny: bool
     init: bool  # the policy governs reserved:init
+    nodes: bool  # nodes have identities by their labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +115,13 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
     for index, service in enumerate(held.services or ()):
         found += _service_groups(service, f"{place.path}.toServices[{index}]")
 
+    if place.nodes:
+        for index, each in enumerate(held.nodes or ()):
+            found += nodes(each, f"{place.path}.{held.prefix}Nodes[{index}]")
+
     unenforced = []
     later: list[tuple[str, Sequence[object] | None, tuple[Peer, ...]]] = [
-        ("Nodes", held.nodes, _NODES), ("Groups", held.groups, OUTSIDE), ("FQDNs", held.fqdns, ()),
+        ("Nodes", () if place.nodes else held.nodes, NODES), ("Groups", held.groups, OUTSIDE), ("FQDNs", held.fqdns, ()),
     ]  # fmt: skip
     for field, entries, all_of_them in later:
         if entries:

@@ -4,6 +4,7 @@ In: LabelSelector models. Out: pilus_api.selectors. Never: which identities they
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from pilus_api.errors import InvalidError
@@ -13,6 +14,7 @@ from pilus_api.labels import (
     NAMESPACE_LABELS_KEY,
     SOURCE_ANY,
     SOURCE_KUBERNETES,
+    SOURCE_NODE,
     SOURCE_RESERVED,
     parse_label,
 )
@@ -101,6 +103,15 @@ API_SERVER: Final = _reserved("kube-apiserver")
 
 # Every node, this one and others.
 NODES: Final = tuple(_reserved(name) for name in ("host", "remote-node"))
+
+
+def nodes(held: LabelSelector, path: str) -> tuple[Selector, ...]:
+    """The nodes with these labels, and never a pod on one. Raises InvalidError.
+
+    A key without a source is one of a Node object's labels.
+    """
+    wanted = [replace(each, source=SOURCE_NODE) if each.source == SOURCE_ANY else each for each in requirements(held, path)]
+    return tuple(selector(*wanted, *each.requirements) for each in NODES)
 
 
 def entity(name: str, cluster: str) -> tuple[Selector, ...]:

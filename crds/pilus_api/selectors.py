@@ -1,13 +1,13 @@
 """Selectors: which label sets are meant.
 
 A selector is a conjunction of requirements; the empty one selects everything. A key without a source, or with `any`, is
-looked up in every source.
+looked up in every source but `node`.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pilus_api.labels import SOURCE_ANY, Labels
+from pilus_api.labels import SOURCE_ANY, SOURCE_NODE, Labels
 
 
 class Operator(StrEnum):
@@ -19,15 +19,19 @@ class Operator(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Requirement:
-    """`source` `any` means every source. `values` is sorted, and empty for the two operators of existence."""
+    """`source` `any` means every source but `node`. `values` is sorted, and empty for the two operators of existence."""
 
     source: str
     key: str
     operator: Operator
     values: tuple[str, ...] = ()
 
+    def means(self, source: str) -> bool:
+        """Whether labels of this source are looked at."""
+        return self.source == source or (self.source == SOURCE_ANY and source != SOURCE_NODE)
+
     def matches(self, labels: Labels) -> bool:
-        values = [label.value for label in labels if label.key == self.key and self.source in (SOURCE_ANY, label.source)]
+        values = [label.value for label in labels if label.key == self.key and self.means(label.source)]
         if self.operator is Operator.EXISTS:
             return bool(values)
         if self.operator is Operator.DOES_NOT_EXIST:

@@ -40,6 +40,7 @@ def _words(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+NodeWords = Annotated[tuple[Literal["nodes"], ...], BeforeValidator(_words)]
 Ipv4Pool = Annotated[tuple[IPv4Network, ...], BeforeValidator(_words)]
 Ipv6Pool = Annotated[tuple[IPv6Network, ...], BeforeValidator(_words)]
 
@@ -97,6 +98,9 @@ class Settings(BaseModel):
     enable_policy: Literal["default", "always", "never"] = "default"
     enable_k8s_networkpolicy: bool = True
     policy_audit_mode: bool = False  # every policy, but for those that are told otherwise (annotation pilus.io/mode)
+    policy_cidr_match_mode: NodeWords = ()  # `nodes`: address rules mean other nodes' addresses too
+    enable_node_selector_labels: bool = False  # fromNodes, toNodes and `nodes` are in force
+    node_labels: Words = ()  # which of a Node's labels make its identity, as `labels` for pods; empty: all
 
     # Flows: how long one is remembered without a packet, and how many one pod may hold (0: an eighth of the table).
     bpf_ct_timeout_regular_tcp: Seconds = 8000.0

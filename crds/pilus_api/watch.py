@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
@@ -118,7 +119,7 @@ class _Watcher(Generic[T]):
 
     def __init__(
         self, connection: Connection, path: str, prune: Callable[[Object], T | None], selectors: dict[str, str], page: int,
-        optional: bool,
+        optional: bool, metadata_only: bool,
     ) -> None:  # fmt: skip
         self._connection = connection
         self._path = path
@@ -126,9 +127,16 @@ class _Watcher(Generic[T]):
         self._selectors = selectors
         self._page = page
         self._optional = optional
+        self._metadata_only = metadata_only
         self._known: dict[Key, str] = {}
         self.version = ""
         self.progressed = False
+
+    def _open(
+        self, params: dict[str, str | int], partial: str, limits: aiohttp.ClientTimeout
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        accept = f"application/json;as={partial};g=meta.k8s.io;v=v1" if self._metadata_only else "application/json"
+        return self._connection.open("GET", self._path, params=params, limits=limits, accept=accept)
 
     def _upsert(self, raw: Object, key: Key) -> Iterator[Upsert[T] | Gone]:
         version = raw["metadata"].get("resourceVersion", "")
@@ -163,7 +171,7 @@ class _Watcher(Generic[T]):
         seen: set[Key] = set()
         params: dict[str, str | int] = {**self._selectors, "limit": self._page}
         while True:
-            async with self._connection.open("GET", self._path, params=params, limits=_LIST_TIMEOUT) as answer:
+            async with self._open(params, "PartialObjectMetadataList", _LIST_TIMEOUT) as answer:
                 raw = await answer.read()
             try:
                 page = decode(raw)
@@ -199,7 +207,7 @@ class _Watcher(Generic[T]):
             **self._selectors, "watch": 1, "allowWatchBookmarks": "true", "resourceVersion": self.version, "timeoutSeconds": length,
         }  # fmt: skip
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=length + 30)
-        async with self._connection.open("GET", self._path, params=params, limits=limits) as answer:
+        async with self._open(params, "PartialObjectMetadata", limits) as answer:
             lines = Lines()
             async for chunk in answer.content.iter_any():
                 for line in lines.feed(chunk):
@@ -229,12 +237,12 @@ class _Watcher(Generic[T]):
 @overload
 def watch(
     connection: Connection, path: str, *, label_selector: str = "", field_selector: str = "", backoff: Backoff | None = None,
-    page: int = PAGE, optional: bool = False,
+    page: int = PAGE, optional: bool = False, metadata_only: bool = False,
 ) -> AsyncGenerator[Event[Object], None]: ...  # fmt: skip
 @overload
 def watch(
     connection: Connection, path: str, *, prune: Callable[[Object], T | None], label_selector: str = "", field_selector: str = "",
-    backoff: Backoff | None = None, page: int = PAGE, optional: bool = False,
+    backoff: Backoff | None = None, page: int = PAGE, optional: bool = False, metadata_only: bool = False,
 ) -> AsyncGenerator[Event[T], None]: ...  # fmt: skip
 async def watch(
     connection: Connection,
@@ -246,15 +254,16 @@ async def watch(
     backoff: Backoff | None = None,
     page: int = PAGE,
     optional: bool = False,
+    metadata_only: bool = False,
 ) -> AsyncGenerator[Event[Any], None]:
     """Everything in a collection (such as `/api/v1/pods`), for ever.
 
     `prune` turns an object into what is kept, or into None: then it does not exist for the caller. It must not raise.
-    `optional`: the kind need not exist, and is empty as long as it does not.
+    `optional`: the kind need not exist, and is empty as long as it does not. `metadata_only`: nothing else of an object is sent.
     Raises nothing but what `prune` does; leave it with `contextlib.aclosing`, or by cancelling the task.
     """
     given = {"labelSelector": label_selector, "fieldSelector": field_selector}
-    watcher = _Watcher(connection, path, prune, {name: text for name, text in given.items() if text}, page, optional)
+    watcher = _Watcher(connection, path, prune, {name: text for name, text in given.items() if text}, page, optional, metadata_only)
     pause = backoff or Backoff()
     listed = troubled = False
     while True:

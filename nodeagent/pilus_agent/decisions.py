@@ -14,11 +14,14 @@ from typing import Any
 import structlog
 
 from pilus_agent.datapath.node import NodeLinks, NodePlan
-from pilus_agent.desired.addresses import family, raw
+from pilus_agent.desired.addresses import family, host_prefix, raw
 from pilus_agent.desired.endpoints import Endpoint, mac
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
+from pilus_agent.desired.node_identities import NodeIdentities, node_labels, remote_labels
 from pilus_agent.desired.nodes import (
+    CIDR_NODES,
+    NodeNumbers,
     RangeIndex,
     address_rows,
     believed_ranges,
@@ -33,8 +36,8 @@ from pilus_agent.objects import routers_of
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
-from pilus_api.identities import HOST, INIT, KUBE_APISERVER, RESERVED, Identity
-from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels
+from pilus_api.identities import HOST, INIT, KUBE_APISERVER, LAST_OF_CLUSTERS, RESERVED, Identity
+from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels, NodeFilter
 from pilus_api.rules import ApiServers, Services
 from pilus_api.settings import Settings
 
@@ -78,14 +81,15 @@ class Decisions:
         self._frozen = False
         self._slices_changed: set[str] = set()
         self._relevant = IdentityFilter(settings.labels)
+        self._node_filter = NodeFilter(settings.node_labels)
+        self._node_identities = NodeIdentities()
 
     # -- facts -----------------------------------------------------------------------------------------------------------
 
     def put(self, kind: str, key: str, fact: Any) -> None:
         match kind:
-            case "nodes":
-                _put(self.facts.nodes, key, fact)
-                self._nodes_changed = True
+            case "nodes" | "nodelabels":
+                self._node(kind, key, fact)
             case "pods":
                 _put(self.facts.pods, key, fact)
             case "namespaces":
@@ -113,6 +117,14 @@ class Decisions:
             case _:
                 raise KeyError(kind)
 
+    def _node(self, kind: str, key: str, fact: Any) -> None:
+        """A node, or the labels of its Node object."""
+        if kind == "nodes":
+            _put(self.facts.nodes, key, fact)
+        else:
+            _put(self.facts.node_labels, key, None if fact is None else node_labels(fact, self._node_filter))
+        self._nodes_changed = True
+
     def _claim(self, key: str, fact: tuple[str, str] | None) -> None:
         before = self._claims.pop(key, None)
         if before is not None:
@@ -123,7 +135,7 @@ class Decisions:
         self._nodes_changed = True
 
     def _identity(self, key: str, fact: AllocatedIdentity | None) -> None:
-        if not key.isdigit():
+        if not key.isdigit() or int(key) > LAST_OF_CLUSTERS:  # an object's name takes away nothing that we gave ourselves
             return
         number = Identity(int(key))
         self._identities_changed = True
@@ -174,10 +186,13 @@ class Decisions:
             for name in self.ipcache.origins(strength) - (names & self.facts.nodes.keys()):
                 self.ipcache.withdraw((strength, name))
         api_servers = self._place_api_servers()
+        numbers = self._number_nodes(api_servers)
         for name, node in self.facts.nodes.items():
             known = node if name != self.node else replace(node, routers=routers_of(self.own_ranges))
             strength = Strength.OWN_NODE if name == self.node else Strength.NODE
-            self.ipcache.put((strength, name), address_rows(known, self.node, self._ranges, api_servers))
+            self.ipcache.put(
+                (strength, name), address_rows(known, self.node, self._ranges, api_servers, numbers.get(name, NodeNumbers()))
+            )
         own = self.own
         underlay = tunnel_of(own) if own else None
         if own is None or underlay is None or not self.own_ranges:
@@ -197,11 +212,47 @@ class Decisions:
         self.policy.group(ApiServers(), None if said is None and self._claimed else _networks(addresses))
         own = self.own
         here = own is not None and not addresses.isdisjoint(own.addresses)
-        labels = tuple(sorted({*RESERVED[HOST], *(RESERVED[KUBE_APISERVER][:1] if here else ())}))
+        named = self.facts.node_labels.get(self.node, ()) if self.settings.enable_node_selector_labels else ()
+        labels = tuple(sorted({*RESERVED[HOST], *(RESERVED[KUBE_APISERVER][:1] if here else ()), *named}))
         if self.identities.labels[HOST] != labels:
             self.identities.relabel(HOST, labels)
             self.policy.identity(HOST, labels)
         return addresses
+
+    def _number_nodes(self, api_servers: frozenset[Address]) -> dict[str, NodeNumbers]:
+        """What other nodes are by their labels, if policies may ask for these; a node whose labels nobody has told is a node."""
+        if not self.settings.enable_node_selector_labels:
+            return {}
+        found: dict[str, tuple[Labels, Labels]] = {}
+        wanted: dict[Labels, list[Node]] = {}
+        for name in self.facts.nodes.keys() & self.facts.node_labels.keys() - {self.node}:
+            node, labels = self.facts.nodes[name], self.facts.node_labels[name]
+            plain = asked = remote_labels(labels, api_server=False)
+            if not api_servers.isdisjoint(node.addresses):
+                asked = remote_labels(labels, api_server=True)
+            found[name] = plain, asked
+            for each in {plain, asked}:
+                wanted.setdefault(each, []).append(node)
+        fresh, gone = self._node_identities.settle(
+            {labels: frozenset() if labels in self._node_identities else self._held(nodes) for labels, nodes in wanted.items()},
+            clean=all(self.tables.trackers[table].settled for table in ("peers", "identities", "ipcache")),
+        )
+        for number in gone:
+            self.identities.gone(number)
+            self.policy.identity(number, None)
+        for number, meant in fresh.items():
+            self.identities.upsert(number, meant)
+            self.policy.identity(number, meant)
+        self._identities_changed = self._identities_changed or bool(fresh or gone)
+        return {
+            name: NodeNumbers(self._node_identities[plain], self._node_identities[asked]) for name, (plain, asked) in found.items()
+        }
+
+    def _held(self, nodes: Iterable[Node]) -> frozenset[Identity]:
+        """The numbers that the kernel has for the addresses of these."""
+        layout, held = self.tables.layouts["ipcache"], self.tables.trackers["ipcache"].held
+        keys = {layout.key.encode(host_prefix(address)) for node in nodes for address in (*node.addresses, *node.routers)}
+        return frozenset(Identity(layout.value.decode(held[key])["identity"]) for key in keys & held.keys())
 
     def _place_services(self) -> None:
         """Policies may mean the addresses behind a Service that selects no pods."""
@@ -318,7 +369,7 @@ class Decisions:
         tunnel = self.settings.routing_mode == "tunnel"
         first, last = self.settings.masquerade_port_range
         value: dict[str, Any] = {
-            "flags": _READY | (_TUNNEL if tunnel else 0) | self._masqueraded(),
+            "flags": _READY | (_TUNNEL if tunnel else 0) | self._masqueraded() | self._cidr_nodes(),
             "tunnel_ifindex": links.tunnel_ifindex,
             "tunnel_mtu": links.pod_mtu if tunnel else 0,
             "tunnel_port": self.settings.tunnel_port if tunnel else 0,
@@ -343,6 +394,9 @@ class Decisions:
         seconds = (held.bpf_ct_timeout_regular_tcp_syn, held.bpf_ct_timeout_regular_tcp, held.bpf_ct_timeout_regular_tcp_fin,
                    held.bpf_ct_timeout_regular_any)  # fmt: skip
         return tuple(math.ceil(value) for value in seconds)
+
+    def _cidr_nodes(self) -> int:
+        return CIDR_NODES if "nodes" in self.settings.policy_cidr_match_mode else 0
 
     def _masqueraded(self) -> int:
         """The families that pods reach the outside with, as enum pilus_setting."""

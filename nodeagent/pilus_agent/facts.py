@@ -136,6 +136,7 @@ class Facts:
     """All of them, by what names them. DESIRED reads it; only `wiring` writes."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
+    node_labels: dict[str, Labels] = field(default_factory=dict)  # those that count, by the node's name
     pods: dict[str, Pod] = field(default_factory=dict)  # namespace/name
     namespaces: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     attachments: dict[str, Attachment] = field(default_factory=dict)  # container/interface

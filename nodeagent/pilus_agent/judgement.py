@@ -25,7 +25,8 @@ _CIDR_BITS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """`identity` and `address` are the other side's, `outside`: the address is of no pod and no node. `port`: the destination's."""
+    """`identity` and `address` are the other side's, `outside`: the address is of no pod and no
+    node, or of a node that counts as outside. `port`: the destination's."""
 
     direction: Direction
     identity: Identity

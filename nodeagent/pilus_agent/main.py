@@ -95,16 +95,17 @@ class Agent:
         for key, attachment in self._endpoints.attachments.items():
             self.wiring.put("attachments", key, attachment)
         self.wiring.synced("attachments")
+        kinds: tuple[kubernetes.Kind, ...] = (*kubernetes.KINDS, *services.KINDS)
+        if not self.wiring.settings.enable_node_selector_labels:  # nobody asks for them, and Nodes change often
+            kinds = tuple(kind for kind in kinds if kind.name != "nodelabels")
+            self.wiring.synced("nodelabels")
         uid, addresses = await self._self()
         await self._server.start()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._publisher.run(), name="publish")
                 self._publisher.want(node_path(self._node), cilium_node(self._node, uid, addresses, await self._routers()))
-                tasks.create_task(
-                    kubernetes.follow_all(self._connection, self._node, self.wiring, (*kubernetes.KINDS, *services.KINDS)),
-                    name="sources",
-                )
+                tasks.create_task(kubernetes.follow_all(self._connection, self._node, self.wiring, kinds), name="sources")
                 tasks.create_task(self.wiring.run(), name="wiring")
                 tasks.create_task(netlink.follow(self.wiring), name="netlink")
                 if self._metrics_at:

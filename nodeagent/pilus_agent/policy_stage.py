@@ -112,7 +112,8 @@ class PolicyStage:
             return
         self._objects[name] = fact
         try:
-            drafts = drafts_of(_typed(kind, fact.raw), cluster=self._settings.cluster_name)
+            nodes = self._settings.enable_node_selector_labels
+            drafts = drafts_of(_typed(kind, fact.raw), cluster=self._settings.cluster_name, nodes=nodes)
         except InvalidError as error:
             _log.warning("a policy makes no sense; what it said before stays in force", policy=name, error=str(error))
             self._errors[name] = str(error)

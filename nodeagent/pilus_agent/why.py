@@ -10,13 +10,13 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from pilus_agent.desired.addresses import raw
-from pilus_agent.desired.nodes import NODE, ROUTER
+from pilus_agent.desired.nodes import CIDR_NODES, LOCAL, NODE, ROUTER
 from pilus_agent.facts import Address, Attachment
 from pilus_agent.judgement import EndpointJudgement, Judgement, Lookup, Packet, judge_endpoint
 from pilus_agent.nearest import PROTOCOLS, nearest_miss
 from pilus_agent.wiring import Wiring
 from pilus_api.errors import PilusError
-from pilus_api.identities import HOST, WORLD, Identity
+from pilus_api.identities import FIRST_ALLOCATED, HOST, LAST_OF_CLUSTERS, WORLD, Identity
 from pilus_api.labels import Labels, parse_label
 from pilus_api.rules import Direction
 
@@ -28,7 +28,8 @@ _MOST_BACKENDS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """One end. `identity` None: not known. `local`: a pod of this node. `outside`: of no pod and no node. `node` has it."""
+    """One end. `identity` None: not known. `local`: a pod of this node. `outside`: address rules of the outside scope
+    mean it. `node` has it."""
 
     words: str
     identity: Identity | None
@@ -111,12 +112,19 @@ class Why:
                 str(address),
                 Identity(row["identity"]),
                 address,
-                outside=not row["flags"],
+                outside=self._counts_as_outside(row["flags"]),
                 node=self._node_of(address) if node else "",
             )
         if self._lookup("pod_ranges", {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)}):
             raise PilusError(f"{address} is in a node's pod range, and no pod is known to have it")
         return End(str(address), WORLD, address, outside=True)
+
+    def _counts_as_outside(self, flags: int) -> bool:
+        """Whether address rules of the outside scope mean an address that is known, as bpf/decide.h has it."""
+        if not flags & (NODE | ROUTER) or flags & LOCAL:
+            return not flags
+        now = self._lookup("settings", 0)
+        return now is not None and bool(now["flags"] & CIDR_NODES)
 
     def _node_of(self, address: Address) -> str:
         return next((node.name for node in self._wiring.facts.nodes.values() if address in (*node.addresses, *node.routers)), "")
@@ -189,7 +197,7 @@ class Why:
         item: Item = {"direction": direction.name.lower(), "at": end.words, "node": end.node, "enforced": True, "rule": None,
                       "nearest": None, "audit": None}  # fmt: skip
         if end.local is None:
-            known = end.identity is not None and end.identity >= 256
+            known = end.identity is not None and FIRST_ALLOCATED <= end.identity <= LAST_OF_CLUSTERS
             return item | {"verdict": "elsewhere", "reason": "decided by the pod's own node: ask there"} if known else None
         if other.identity is None:
             return item | {"verdict": "deny", "reason": f"{other.words} has no identity yet"}

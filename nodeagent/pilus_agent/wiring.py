@@ -32,8 +32,8 @@ from pilus_api.settings import Settings
 _log = structlog.get_logger(__name__)
 
 # "attachments": what an earlier agent made. Without them every running pod's rows would be unwanted for the first pass.
-NEEDED = frozenset({"nodes", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp", "anp", "banp", "kcnp",
-                    "cidrgroups", "services", "endpointslices", "attachments", "claims"})  # fmt: skip
+NEEDED = frozenset({"nodes", "nodelabels", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp", "anp", "banp",
+                    "kcnp", "cidrgroups", "services", "endpointslices", "attachments", "claims"})  # fmt: skip
 # Trouble with these keeps policies from being realised; others are beside the point.
 _DECIDING = frozenset({*WRITE_ORDER, "links", "generation"})
 

@@ -54,7 +54,7 @@ class Checked:
         return any(finding.severity == _ERROR for finding in self.findings)
 
 
-def check(texts: Iterable[tuple[str, str]], cluster: str = "default") -> Checked:
+def check(texts: Iterable[tuple[str, str]], cluster: str = "default", *, nodes: bool = False) -> Checked:
     """Check named texts together: a group that one of them has is known to the others."""
     checked = Checked([])
     found: list[tuple[str, Document, Mapping[str, Any]]] = []
@@ -70,7 +70,7 @@ def check(texts: Iterable[tuple[str, str]], cluster: str = "default") -> Checked
     groups = {obj["metadata"]["name"] for _, _, obj in found if obj.get("kind") == "CiliumCIDRGroup" and _named(obj)}
     for file, document, obj in found:
         checked.policies += is_policy(obj)
-        checked.findings += _object(file, document, obj, cluster, groups)
+        checked.findings += _object(file, document, obj, cluster, groups, nodes)
     checked.findings.sort(key=lambda finding: (finding.file, finding.line, finding.column))
     return checked
 
@@ -88,7 +88,9 @@ def _named(obj: Mapping[str, Any]) -> bool:
     return isinstance(obj.get("metadata"), dict) and isinstance(obj["metadata"].get("name"), str)
 
 
-def _object(file: str, document: Document, obj: Mapping[str, Any], cluster: str, groups: set[str]) -> Iterator[Finding]:
+def _object(
+    file: str, document: Document, obj: Mapping[str, Any], cluster: str, groups: set[str], nodes: bool
+) -> Iterator[Finding]:
     kind = obj.get("kind")
     metadata = obj["metadata"] if isinstance(obj.get("metadata"), dict) else {}
     name = "/".join(str(part) for part in (metadata.get("namespace"), metadata.get("name")) if part)
@@ -102,7 +104,7 @@ def _object(file: str, document: Document, obj: Mapping[str, Any], cluster: str,
             parse(CiliumCIDRGroup, obj)
         if not is_policy(obj):
             return
-        drafts = drafts_of(obj, cluster=cluster)
+        drafts = drafts_of(obj, cluster=cluster, nodes=nodes)
         policies = resolve(drafts, dict.fromkeys(groups_of(drafts), ()))
     except InvalidError as error:
         yield finding(_ERROR, error.path, str(error).removeprefix(f"{error.path}: "))
@@ -144,10 +146,11 @@ def files(given: Iterable[str]) -> Iterator[tuple[str, str]]:
 @click.command("check")
 @click.option("-f", "--file", "given", multiple=True, required=True, metavar="FILE", help="YAML, a folder of it, or - for stdin.")
 @click.option("--cluster", default="default", show_default=True, help="Name of the cluster that the policies are for.")
+@click.option("--node-selector-labels", is_flag=True, help="As with the setting enable-node-selector-labels.")
 @pass_asking
-def policy_check(asking: Asking, given: tuple[str, ...], cluster: str) -> None:
+def policy_check(asking: Asking, given: tuple[str, ...], cluster: str, node_selector_labels: bool) -> None:
     """Check policies in files, without a cluster. Exit status 1 if one is refused, or there is none."""
-    checked = check(files(given), cluster)
+    checked = check(files(given), cluster, nodes=node_selector_labels)
     if asking.as_json:
         click.echo(json.dumps([asdict(finding) for finding in checked.findings], indent=2, ensure_ascii=True))
     else:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from pilus_agent.desired.addresses import family, host_prefix, prefix, raw
 from pilus_agent.facts import Address, Network, Node
-from pilus_api.identities import HOST, KUBE_APISERVER, REMOTE_NODE
+from pilus_api.identities import HOST, KUBE_APISERVER, REMOTE_NODE, Identity
 
 # enum pilus_ipcache_flag
 POD, NODE, ROUTER, LOCAL = 1, 2, 4, 8
+# enum pilus_setting: address rules of the outside scope mean other nodes' addresses too
+CIDR_NODES = 16
 
 Record = dict[str, object]
 Row = tuple[Record, Record]
@@ -94,23 +96,33 @@ class RangeIndex:
         return None
 
 
-def address_rows(node: Node, own: str, ranges: RangeIndex, api_servers: frozenset[Address] = frozenset()) -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class NodeNumbers:
+    """What another node's own stack is, and an API server on it."""
+
+    node: Identity = REMOTE_NODE
+    api_server: Identity = KUBE_APISERVER
+
+
+def address_rows(
+    node: Node, own: str, ranges: RangeIndex, api_servers: frozenset[Address] = frozenset(), numbers: NodeNumbers = NodeNumbers()
+) -> Iterator[Row]:
     """ipcache: a node's own addresses, and its routers' where they lie in a range of its own.
 
     An API server on another node is known by the address that it is asked at, and by that node's routers': through the tunnel
     what it sends bears one of these.
     """
     local = node.name == own
-    identity = HOST if local else REMOTE_NODE
+    identity = HOST if local else numbers.node
     asked = set() if local else set(node.addresses) & api_servers
     mark = LOCAL if local else 0
     for address in node.addresses:
         if not local and ranges.holder(address) is not None:
             continue  # a pod's, whatever this node's object says
-        yield host_prefix(address), {"identity": KUBE_APISERVER if address in asked else identity, "flags": NODE | mark}
+        yield host_prefix(address), {"identity": numbers.api_server if address in asked else identity, "flags": NODE | mark}
     for address in node.routers:
         if ranges.holder(address) == node.name:
-            value = {"identity": KUBE_APISERVER if asked else identity, "flags": ROUTER | mark}
+            value = {"identity": numbers.api_server if asked else identity, "flags": ROUTER | mark}
             yield host_prefix(address), {**value, **_tunnel(node, own)}
 
 

@@ -10,12 +10,13 @@ selectors only those that one of its labels may satisfy.
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
-from pilus_api.labels import SOURCE_ANY, Label, Labels
+from pilus_api.labels import SOURCE_ANY, SOURCE_NODE, Label, Labels
 from pilus_api.selectors import Operator, Requirement, Selector
 
 Member = TypeVar("Member", bound=Hashable)
 
-# (source, key, None): the key is there; (source, key, value): with that value. The source is the label's, and `any`.
+# (source, key, None): the key is there; (source, key, value): with that value. The source is the label's, and also `any`, but
+# for a label of a node.
 _Token = tuple[str, str, str | None]
 
 POSITIVE = (Operator.IN, Operator.EXISTS)
@@ -30,7 +31,7 @@ def bits_of(numbers: int) -> Iterator[int]:
 
 
 def _tokens(label: Label) -> Iterator[_Token]:
-    for source in {label.source, SOURCE_ANY}:
+    for source in {label.source, SOURCE_NODE if label.source == SOURCE_NODE else SOURCE_ANY}:
         yield source, label.key, None
         yield source, label.key, label.value
 

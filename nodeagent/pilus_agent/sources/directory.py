@@ -14,7 +14,7 @@ import structlog
 
 from pilus_agent.facts import AllocatedIdentity, Namespace, Pod
 from pilus_agent.sources.documents import documents
-from pilus_agent.sources.kubernetes import Sink, cidr_group_of, namespace_of, node_of, pod_of, policy_of
+from pilus_agent.sources.kubernetes import Sink, cidr_group_of, namespace_of, node_labels_of, node_of, pod_of, policy_of
 from pilus_api.errors import PilusError
 from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity
 from pilus_api.labels import IdentityFilter, Labels, pod_labels
@@ -34,6 +34,9 @@ Name = tuple[str, str]  # kind of fact, key
 _POLICIES = {"CiliumNetworkPolicy": "cnp", "CiliumClusterwideNetworkPolicy": "ccnp", "NetworkPolicy": "knp",
              "AdminNetworkPolicy": "anp", "BaselineAdminNetworkPolicy": "banp", "ClusterNetworkPolicy": "kcnp"}  # fmt: skip
 _NAMESPACED = ("CiliumNetworkPolicy", "NetworkPolicy")
+# Kinds of facts that stay here. A CiliumNode's labels hold where there is no Node of that name.
+_LABELS = "labels of a CiliumNode"
+_UNTOLD = ("netns", _LABELS)
 
 
 class Identities:
@@ -138,8 +141,9 @@ class DirectorySource:
                     {"metadata": {**metadata, "labels": {"kubernetes.io/metadata.name": name, **(metadata.get("labels") or {})}}}
                 )
             }
-        if kind == "CiliumNode":
-            return {("nodes", name): node_of(raw)}
+        if kind in ("CiliumNode", "Node"):
+            labels = node_labels_of(raw)
+            return {("nodelabels", name): labels} if kind == "Node" else {("nodes", name): node_of(raw), (_LABELS, name): labels}
         if kind == "CiliumCIDRGroup":
             parse(CiliumCIDRGroup, raw)
             return {("cidrgroups", name): cidr_group_of(raw)}
@@ -163,13 +167,16 @@ class DirectorySource:
             )
             number = self._identities.number(labels)
             now["identities", str(number)] = AllocatedIdentity(number, labels)
+        for kind, key in [name for name in now if name[0] == _LABELS]:
+            now.setdefault(("nodelabels", key), now[kind, key])
         self.pods = {key: netns for (kind, key), netns in now.items() if kind == "netns" and netns}
         for name in self._told.keys() | now.keys():
-            if name[0] != "netns" and self._told.get(name) != now.get(name):
+            if name[0] not in _UNTOLD and self._told.get(name) != now.get(name):
                 self._sink.put(*name, now.get(name))
         self._told = now
         for kind in (
             "nodes",
+            "nodelabels",
             "pods",
             "namespaces",
             "identities",

@@ -16,7 +16,7 @@ from pilus_agent.facts import Address, AllocatedIdentity, Namespace, Network, No
 from pilus_api.addresses import parse_prefix
 from pilus_api.connection import Connection
 from pilus_api.errors import InvalidError, PilusError
-from pilus_api.identities import Identity
+from pilus_api.identities import LAST_OF_CLUSTERS, Identity
 from pilus_api.labels import from_security_labels
 from pilus_api.policy_modes import MODE_ANNOTATION
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
@@ -26,7 +26,6 @@ Raw = Mapping[str, Any]
 
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _ENDED = {"Succeeded", "Failed"}
-_IDENTITIES = 1 << 24  # above are those that a node gives itself, never in an object
 _SMALLEST = 4  # addresses of a pod range: its own, the router's, a pod's, the last
 
 
@@ -65,7 +64,7 @@ def _pairs(held: Mapping[str, object] | None) -> tuple[tuple[str, str], ...]:
 
 
 def _identity(value: object, lowest: int) -> Identity:
-    if type(value) is not int or not lowest <= value < _IDENTITIES:
+    if type(value) is not int or not lowest <= value <= LAST_OF_CLUSTERS:  # above are those that a node gives itself
         raise ValueError(f"{value!r:.100} is no identity")
     return Identity(value)
 
@@ -103,6 +102,11 @@ def node_of(raw: Raw) -> Node:
             addresses.append(address)
     ranges = _networks((spec.get("ipam") or {}).get("podCIDRs"))
     return Node(raw["metadata"]["name"], tuple(addresses), tuple(routers), ranges)
+
+
+def node_labels_of(raw: Raw) -> tuple[tuple[str, str], ...]:
+    """A Node's labels, or a CiliumNode's where there is no Kubernetes that keeps who may write them apart."""
+    return _pairs(raw["metadata"].get("labels"))
 
 
 def pod_of(raw: Raw) -> Pod:
@@ -189,10 +193,13 @@ class Kind:
     read: Callable[[Raw], Any]
     field_selector: str = ""
     optional: bool = False  # its definition need not be there
+    metadata_only: bool = False
 
 
 KINDS = (
     Kind("nodes", "/apis/cilium.io/v2/ciliumnodes", node_of),
+    # Labels are a Node's, which no agent may write, and not its CiliumNode's, which it may.
+    Kind("nodelabels", "/api/v1/nodes", node_labels_of, metadata_only=True),
     Kind("pods", "/api/v1/pods", pod_of, "spec.nodeName={node}"),
     Kind("namespaces", "/api/v1/namespaces", namespace_of),
     Kind("identities", "/apis/cilium.io/v2/ciliumidentities", identity_of),
@@ -224,12 +231,20 @@ async def follow(connection: Connection, kind: Kind, node: str, sink: Sink) -> N
             return None
 
     selector = kind.field_selector.format(node=node)
-    events = watch(connection, kind.path, prune=prune, field_selector=selector, optional=kind.optional)
+    events = watch(
+        connection, kind.path, prune=prune, field_selector=selector, optional=kind.optional, metadata_only=kind.metadata_only
+    )
+    told: dict[Key, Any] = {}  # of objects that change with every heartbeat, and in what we read seldom
     async for event in events:
         match event:
             case Upsert(key, fact):
+                if kind.metadata_only:
+                    if key in told and told[key] == fact:
+                        continue
+                    told[key] = fact
                 sink.put(kind.name, _key(key), fact)
             case Gone(key):
+                told.pop(key, None)
                 sink.put(kind.name, _key(key), None)
             case InSync():
                 sink.synced(kind.name)

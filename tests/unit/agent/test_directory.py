@@ -122,3 +122,18 @@ def test_nothing_is_read_twice(tmp_path: Path, source: DirectorySource) -> None:
     write(tmp_path, "a.yaml", POLICY)
     assert source._look()
     assert not source._look()
+
+
+def test_a_nodes_labels_are_its_nodes_or_its_ciliumnodes(tmp_path: Path, source: DirectorySource, told: Told) -> None:
+    cilium = "apiVersion: cilium.io/v2\nkind: CiliumNode\nmetadata: {name: n2, labels: {rack: red}}\nspec: {}\n"
+    write(tmp_path, "a.yaml", cilium)
+    look(source)
+    assert told.facts["nodelabels", "n2"] == (("rack", "red"),)
+    assert "nodelabels" in told.kinds
+    write(tmp_path, "b.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: n2, labels: {rack: blue}}\n")
+    look(source)
+    assert told.facts["nodelabels", "n2"] == (("rack", "blue"),)
+    assert {kind for kind, _ in told.facts} == {"nodes", "nodelabels"}
+    (tmp_path / "b.yaml").unlink()
+    look(source)
+    assert told.facts["nodelabels", "n2"] == (("rack", "red"),)

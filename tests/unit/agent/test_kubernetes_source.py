@@ -198,9 +198,11 @@ class Sink:
     def __init__(self) -> None:
         self.facts: dict[tuple[str, str], Any] = {}
         self.told: set[str] = set()
+        self.puts = 0
         self.changed = asyncio.Event()
 
     def put(self, kind: str, key: str, fact: Any) -> None:
+        self.puts += 1
         if fact is None:
             del self.facts[kind, key]
         else:
@@ -243,6 +245,7 @@ class FakeApi(Connection):
         self.items = items
         self.changes: dict[str, asyncio.Queue[bytes]] = {}
         self.asked: dict[str, Any] = {}
+        self.accepted: dict[str, list[str]] = {}
 
     def change(self, path: str, kind: str, raw: Object, version: str = "9") -> None:
         found = raw | {"metadata": raw["metadata"] | {"resourceVersion": version}}
@@ -251,6 +254,7 @@ class FakeApi(Connection):
     @asynccontextmanager
     async def open(self, method: str, path: str, **options: Any) -> AsyncIterator[Any]:  # noqa: ARG002
         self.asked[path] = options["params"]
+        self.accepted.setdefault(path, []).append(options["accept"])
         body = json.dumps({"metadata": {"resourceVersion": "8"}, "items": self.items.get(path, [])}).encode()
         yield _Answer(body, self.changes.setdefault(path, asyncio.Queue()))
 
@@ -296,6 +300,26 @@ async def test_a_good_object_that_breaks_is_gone_and_comes_back() -> None:
         await sink.until(lambda: sink.facts)
         api.change(kind.path, "DELETED", POD, "11")
         await sink.until(lambda: not sink.facts)
+
+
+async def test_of_nodes_labels_alone_are_asked_for_and_told_when_they_change() -> None:
+    """A Node changes with every heartbeat of its kubelet."""
+    kind = BY_NAME["nodelabels"]
+    node = {"metadata": {"name": "n2", "labels": {"rack": "blue"}}}
+    async with following(kind, node) as (api, sink):
+        assert sink.facts == {("nodelabels", "n2"): (("rack", "blue"),)}
+        before = sink.puts
+        api.change(kind.path, "MODIFIED", node, "9")
+        api.change(kind.path, "MODIFIED", {"metadata": {"name": "n2", "labels": {"rack": "red"}}}, "10")
+        await sink.until(lambda: sink.facts == {("nodelabels", "n2"): (("rack", "red"),)})
+        assert sink.puts == before + 1
+        api.change(kind.path, "DELETED", node, "11")
+        await sink.until(lambda: not sink.facts)
+        api.change(kind.path, "ADDED", {"metadata": {"name": "n2", "labels": {"rack": "red"}}}, "12")
+        await sink.until(lambda: sink.facts)
+        assert [text.partition(";g=")[0] for text in api.accepted[kind.path]] == [
+            "application/json;as=PartialObjectMetadataList", "application/json;as=PartialObjectMetadata",
+        ]  # fmt: skip
 
 
 async def test_everything_is_followed_and_of_pods_our_own() -> None:

@@ -119,3 +119,34 @@ async def test_what_policies_in_audit_mode_would_do_is_told_beside(world: World)
 async def test_what_can_not_be_answered(world: World, source: str, destination: str, port: int, protocol: str) -> None:
     with pytest.raises(PilusError):
         why(world, source, destination, port, protocol)
+
+
+@pytest.mark.parametrize(("mode", "verdict"), [((), "deny"), (("nodes",), "allow")])
+async def test_another_nodes_address_by_its_labels_and_by_address(
+    datapath: FakeDatapath, monkeypatch: pytest.MonkeyPatch, mode: tuple[str, ...], verdict: str
+) -> None:
+    """As the kernel has it: a rule by labels means it, a rule by address if the settings say so."""
+    quicken(monkeypatch)
+    found = World(FakeKernel(datapath), enable_node_selector_labels=True, policy_cidr_match_mode=mode)
+    found.begin()
+    for number, of in ((300, WEB), (301, API)):
+        found.identity(number, of)
+    found.pod(2, WEB)
+    found.pod(3, API)
+    found.wiring.put("nodelabels", "n2", (("rack", "blue"),))
+
+    def only(peers: dict[str, Any], app: str) -> dict[str, Any]:
+        return {"endpointSelector": {"matchLabels": {"app": app}}, "egress": [peers]}
+
+    found.wiring.put("cnp", "default/a", policy("a", only({"toNodes": [{"matchLabels": {"rack": "blue"}}]}, "web")))
+    found.wiring.put("cnp", "default/b", policy("b", only({"toCIDR": ["192.0.2.0/24"]}, "api")))
+    found.sync()
+    async with found.running():
+        await found.realise()
+        answer = why(found, "web", "192.0.2.2")
+        assert step(answer, "egress")["verdict"] == "allow"
+        (way,) = answer["ways"]
+        assert way["decided"], "nobody decides at a node's own stack"
+        assert way["destination"]["labels"] == ["node:rack=blue", "reserved:remote-node"]
+        assert step(why(found, "api", "192.0.2.2"), "egress")["verdict"] == verdict
+        assert step(why(found, "api", "192.0.2.1"), "egress")["verdict"] == "deny", "this node is the host"

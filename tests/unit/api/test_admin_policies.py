@@ -17,7 +17,7 @@ def team(value: str) -> Requirement:
     return equals("k8s", "io.cilium.k8s.namespace.labels.team", value)
 
 
-def policy(kind: str, spec: str, name: str = "default") -> Policy:
+def policy(kind: str, spec: str, name: str = "default", *, nodes: bool = False) -> Policy:
     version = "v1beta1" if kind == "ClusterNetworkPolicy" else "v1alpha1"
     held = {
         "apiVersion": f"policy.networking.k8s.io/{version}",
@@ -25,7 +25,7 @@ def policy(kind: str, spec: str, name: str = "default") -> Policy:
         "metadata": {"name": name},
         "spec": yaml.safe_load(spec),
     }
-    (found,) = policies_of(held, cluster="blue")
+    (found,) = policies_of(held, cluster="blue", nodes=nodes)
     return found
 
 
@@ -135,6 +135,15 @@ def test_networks_are_any_address_pods_too() -> None:
         ("10.0.0.0/8", Scope.ANY),
         ("fd00::/8", Scope.ANY),
     ]
+
+
+@pytest.mark.parametrize("action", ["Allow", "Deny", "Pass"])
+def test_nodes_by_their_labels(action: str) -> None:
+    spec = f"egress: [{{action: {action}, to: [{{nodes: {{matchLabels: {{rack: b}}}}}}, {{nodes: {{}}}}]}}]"
+    (found,) = policy("AdminNetworkPolicy", f"{{priority: 7, {EVERY_NAMESPACE}, {spec}}}", nodes=True).rules
+    rack, nodes = equals("node", "rack", "b"), [equals("reserved", name, "") for name in ("host", "remote-node")]
+    assert found.peers == tuple(selector(*wanted, node) for wanted in ([rack], []) for node in nodes)
+    assert (found.deny, found.passes, found.unenforced) == (action == "Deny", action == "Pass", ())
 
 
 @pytest.mark.parametrize(

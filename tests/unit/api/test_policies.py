@@ -62,8 +62,8 @@ def policy(spec: str | dict[str, Any], *, clusterwide: bool = False, name: str =
     return {"apiVersion": "cilium.io/v2", "kind": kind, "metadata": metadata, "spec": {"endpointSelector": {}} | held}
 
 
-def compiled(spec: str | dict[str, Any], *, clusterwide: bool = False) -> Policy:
-    (found,) = resolve(drafts_of(policy(spec, clusterwide=clusterwide), cluster="blue"), GROUPS)
+def compiled(spec: str | dict[str, Any], *, clusterwide: bool = False, nodes: bool = False) -> Policy:
+    (found,) = resolve(drafts_of(policy(spec, clusterwide=clusterwide), cluster="blue", nodes=nodes), GROUPS)
     return found
 
 
@@ -248,10 +248,39 @@ def test_egress_only(element: str, expected: str) -> None:
     assert "; ".join(rule(each) for each in compiled(f"egress: [{element}]").rules) == expected
 
 
+@pytest.mark.parametrize("clusterwide", [False, True])
+@pytest.mark.parametrize("section", ["ingress", "ingressDeny", "egress", "egressDeny"])
+@pytest.mark.parametrize(
+    ("selectors", "expected"),
+    [
+        ("[]", "nobody"),
+        ("[{}]", "reserved:host=, reserved:remote-node="),
+        ("[{matchLabels: {rack: b}}]", "node:rack=b & reserved:host=, node:rack=b & reserved:remote-node="),
+        ("[{matchLabels: {'node:rack': b}}]", "node:rack=b & reserved:host=, node:rack=b & reserved:remote-node="),
+        ("[{matchLabels: {'any:rack': b}}]", "node:rack=b & reserved:host=, node:rack=b & reserved:remote-node="),
+        ("[{matchLabels: {'k8s:app': b}}]", "k8s:app=b & reserved:host=, k8s:app=b & reserved:remote-node="),
+        (
+            "[{matchExpressions: [{key: rack, operator: NotIn, values: [b]}]}]",
+            "node:rack!=b & reserved:host=, node:rack!=b & reserved:remote-node=",
+        ),
+        (
+            "[{matchExpressions: [{key: kubernetes.io/os, operator: Exists}]}, {}]",
+            "node:kubernetes.io/os & reserved:host=, node:kubernetes.io/os & reserved:remote-node=,"
+            " reserved:host=, reserved:remote-node=",
+        ),
+    ],
+)
+def test_nodes_by_their_labels(selectors: str, expected: str, section: str, clusterwide: bool) -> None:
+    """Of whatever section: nodes alone, no namespace is implied, and no pod can be meant."""
+    field = "fromNodes" if section.startswith("ingress") else "toNodes"
+    (found,) = compiled(f"{section}: [{{{field}: {selectors}}}]", clusterwide=clusterwide, nodes=True).rules
+    assert rule(found) == f"{'deny' if section.endswith('Deny') else 'allow'} {expected} : *"
+
+
 @pytest.mark.parametrize(
     ("element", "expected"),
     [
-        ("{toNodes: [{}]}", "deny reserved:remote-node= : * ! spec.egressDeny[0].toNodes"),
+        ("{toNodes: [{}]}", "deny reserved:host=, reserved:remote-node= : * ! spec.egressDeny[0].toNodes"),
         ("{toGroups: [{aws: {region: r}}]}", "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : * ! spec.egressDeny[0].toGroups"),
         (
             "{toServices: [{k8sService: {serviceName: unknown}}]}",

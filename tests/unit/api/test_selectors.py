@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from pilus_api.labels import Label, Labels, canonical
 from pilus_api.selectors import EVERYTHING, Operator, Requirement, Selector, equals, exists, selector
 
-WEB: Labels = canonical([Label("k8s", "app", "web"), Label("k8s", "tier", ""), Label("container", "app", "other")])
+WEB: Labels = canonical(
+    [Label("k8s", "app", "web"), Label("k8s", "tier", ""), Label("container", "app", "other"), Label("node", "rack", "blue")]
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,9 @@ WEB: Labels = canonical([Label("k8s", "app", "web"), Label("k8s", "tier", ""), L
         (Requirement("k8s", "app", Operator.NOT_IN, ("a",)), True),
         (Requirement("k8s", "none", Operator.NOT_IN, ("a",)), True),  # also without the key
         (Requirement("any", "app", Operator.NOT_IN, ("other",)), False),
+        (equals("node", "rack", "blue"), True),
+        (equals("any", "rack", "blue"), False),  # a node's labels are asked for by name
+        (Requirement("any", "rack", Operator.DOES_NOT_EXIST), True),
     ],
 )
 def test_requirements(requirement: Requirement, holds: bool) -> None:

@@ -43,6 +43,10 @@ def test_the_lab_s_file_is_understood() -> None:
         ("masquerade-port-range", "61000-62000", (61000, 62000)),
         ("masquerade-port-range", "40000,50000", (40000, 50000)),
         ("masquerade-port-range", None, (61000, 65535)),
+        ("policy-cidr-match-mode", "nodes", ("nodes",)),
+        ("policy-cidr-match-mode", "", ()),
+        ("enable-node-selector-labels", "true", True),
+        ("node-labels", "node:rack topology", ("node:rack", "topology")),
     ],
 )
 def test_values_are_read_from_strings(key: str, text: object, value: object) -> None:

@@ -63,6 +63,14 @@ def test_what_is_wrong_is_told_with_line_column_and_field(old: str, new: str, sa
     assert line.startswith(said.replace("WEB", "CiliumNetworkPolicy shop/web")), line
 
 
+@pytest.mark.parametrize("nodes", [False, True])
+def test_nodes_by_their_labels_are_in_force_where_the_setting_says_so(nodes: bool) -> None:
+    held = GOOD.replace("fromEndpoints:", "fromNodes:")
+    told = [str(one) for one in check([("0.yaml", held)], nodes=nodes).findings]
+    assert [line for line in told if "fromNodes: is not in force yet" in line] == told
+    assert bool(told) != nodes
+
+
 def test_every_document_of_every_file_is_looked_at() -> None:
     bad = GOOD.replace("80", "http?")
     checked = found(f"# two\n---\n{GOOD}---\n{bad}", bad)

@@ -25,7 +25,7 @@ def test_every_key_is_known_and_most_are_checked() -> None:
     assert yaml.safe_load(known) == list(KEYS)
     checked = {key for key in KEYS for one in policy["spec"]["validations"] if f"'{key}' in variables.data" in one["expression"]}
     # Labels, and addresses to serve at: any text may be one.
-    assert set(KEYS) - checked == {"labels", *(key for key in KEYS if key.endswith(("-addr", "metrics-server")))}
+    assert set(KEYS) - checked == {"labels", "node-labels", *(key for key in KEYS if key.endswith(("-addr", "metrics-server")))}
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
 
 

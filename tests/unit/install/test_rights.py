@@ -13,7 +13,7 @@ MANIFESTS = Path(__file__).parents[3] / "manifests"
 
 _READ = ["list", "watch"]
 AGENT = {
-    ("", "nodes"): ["get"],
+    ("", "nodes"): ["get", *_READ],
     ("", "pods"): _READ,
     ("", "namespaces"): _READ,
     ("", "services"): _READ,
