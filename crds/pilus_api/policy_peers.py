@@ -6,6 +6,7 @@ force is stood in for: by nobody where it would be allowed, and where it is deni
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
 from pilus_api.policy_selectors import API_SERVER, NODES, entity, nodes, peer, requirements
@@ -115,9 +116,10 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
     for index, service in enumerate(held.services or ()):
         found += _service_groups(service, f"{place.path}.toServices[{index}]")
 
+    # Read in any case, so that what can't be is refused alike by whoever knows the setting and whoever does not.
+    by_node = [nodes(each, f"{place.path}.{held.prefix}Nodes[{index}]") for index, each in enumerate(held.nodes or ())]
     if place.nodes:
-        for index, each in enumerate(held.nodes or ()):
-            found += nodes(each, f"{place.path}.{held.prefix}Nodes[{index}]")
+        found += chain.from_iterable(by_node)
 
     unenforced = []
     later: list[tuple[str, Sequence[object] | None, tuple[Peer, ...]]] = [

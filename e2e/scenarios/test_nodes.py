@@ -1,4 +1,7 @@
-"""Policies about nodes by the labels of their Node objects: they mean a node's own stack, and never a pod on it, v4 and v6."""
+"""Policies about nodes by the labels of their Node objects: they mean a node's own stack, and never a pod on it, v4 and v6.
+
+And rules by address that mean other nodes too.
+"""
 
 import json
 import sys
@@ -18,8 +21,10 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 PORT, NODE_PORT, KUBELET = 8080, 9080, 10250
 PODS = {"web": ("n1", PORT), "client": ("n1", PORT), "there": ("n2", PORT), "node": ("n2", NODE_PORT)}  # `node`: in its network
+SETTINGS = {"enable-node-selector-labels": "true", "policy-cidr-match-mode": "nodes"}
 BLUE = {"matchLabels": {"rack": "blue"}}
 ADDRESSES = {"n2": ("172.30.0.12", "fd00:30::12"), "n1": ("172.30.0.11", "fd00:30::11")}
+ALL_PODS = ["10.44.0.0/16", "fd00:44::/48"]
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -85,13 +90,14 @@ class World:
         return status.get("enforced") == "2/2" and not missing
 
     def pilus(self, *arguments: str) -> Any:
+        """None while there is no agent that could answer."""
         done = self.lab.node("n1").exec([str(Path(sys.executable).with_name("pilus")), "-o", "json", *arguments], check=False)
-        return json.loads(done.stdout)
+        return json.loads(done.stdout) if done.stdout else None
 
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    with Lab("nodes", nodes=2, cni="pilus", settings={"enable-node-selector-labels": "true"}, without=("observer",)) as lab:
+    with Lab("nodes", nodes=2, cni="pilus", settings=SETTINGS, without=("observer",)) as lab:
         lab.apply("\n---\n".join(yaml.safe_dump(manifest(name)) for name in PODS))
         lab.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
         web = [held["ip"] for held in lab.get("pod", "web")[0]["status"]["podIPs"]]
@@ -150,6 +156,20 @@ def test_a_pod_asks_a_node_by_its_label(world: World) -> None:
         wait_for(f"the client's own node {rack}", partial(world.answers, own, reached), 20)
 
 
+def test_an_address_rule_means_another_node(world: World) -> None:
+    """Not this one, and no pod: neither where it is asked nor where it asks."""
+    nodes = ["172.30.0.0/24", "fd00:30::/64"]
+    world.lab.apply(policy("client", egress=[{"toCIDR": [*nodes, *ALL_PODS]}]))
+    world.until("client", world.web, PORT, False)
+    world.until("client", ADDRESSES["n2"], NODE_PORT, True)
+    assert not world.prober.reaches(Probe("default/client", ADDRESSES["n1"][0], KUBELET))
+    world.lab.apply(policy("web", ingress=[{"fromCIDR": ALL_PODS}]))
+    world.until("there", world.web, PORT, False)
+    world.until("node", world.web, PORT, True)  # by its router's address, which is one of its pod range
+    world.lab.apply(policy("web", ingress=[{"fromCIDR": nodes}]))
+    world.until("node", world.web, PORT, False)
+
+
 def test_an_agent_that_starts_anew_calls_nodes_the_same(world: World) -> None:
     world.lab.apply(policy("web", ingress=[{"fromNodes": [BLUE]}]))
     world.label("n2", "blue")
@@ -157,7 +177,7 @@ def test_an_agent_that_starts_anew_calls_nodes_the_same(world: World) -> None:
     world.until("there", world.web, PORT, False)
 
     def numbers() -> dict[str, int]:
-        return {one["prefix"]: one["identity"] for one in world.pilus("ipcache", "list") if one["identity"] >> 24}
+        return {one["prefix"]: one["identity"] for one in world.pilus("ipcache", "list") or () if one["identity"] >> 24}
 
     before = numbers()
     assert len(before) == 4, "addresses and routers of the other node, of both families"

@@ -34,6 +34,7 @@ NAME = "pod-0"
 TCP, UDP, SCTP = 6, 17, 132
 ECHO = {4: (1, 8), 6: (58, 128)}
 POD, NODE = 1, 2  # flags of ipcache rows
+CIDR_NODES = 16  # of settings
 # What is behind the other node, so that an address in it is inside the cluster.
 INSIDE = tuple(ip_network(text) for text in ("10.1.0.0/16", "10.200.0.0/16", "fd00:1::/32"))
 _ADDRESS = {4: 4, 6: 16}
@@ -68,12 +69,13 @@ class Judge:
     testrun: TestRun
     world: World
     compiled: Compiled
+    nodes_too: bool = False  # address rules of the outside scope mean other nodes
     sent: int = 0
 
     def write(self) -> None:
         node = self.testrun.node
         node.reset()
-        node.settings(event_rate=1_000_000, event_burst=1_000_000)
+        node.settings(flags=3 | CIDR_NODES * self.nodes_too, event_rate=1_000_000, event_burst=1_000_000)
         rows = PolicyRows()
         for change in rows.settle(self.compiled.policies):
             assert change.value is not None
@@ -101,7 +103,7 @@ class Judge:
             direction = Direction.EGRESS
         if direction is Direction.EGRESS:
             identity = self._place(address, identity, inside, chance)
-            inside = inside or identity != WORLD
+            inside = inside or (identity != WORLD and not self.nodes_too)
         at = FromTunnel(THERE, int(identity)) if direction is Direction.INGRESS else FromPod(CLIENT)
         probe = Probe(direction, identity, address, inside, protocol, port)
         return probe, self._frame(probe), at
@@ -167,8 +169,9 @@ class Judge:
 @WORLDS
 @given(world=worlds(), seed=st.integers(0, 2**16))
 def test_the_programs_answer_as_the_rules_mean(testrun: TestRun, world: World, seed: int) -> None:
-    judge = Judge(testrun, world, compile_policies(world.policies, world.identities, world.endpoints, world.named_ports))
-    judge.write()
     chance = random.Random(seed)  # noqa: S311 - probes, not a secret
+    compiled = compile_policies(world.policies, world.identities, world.endpoints, world.named_ports)
+    judge = Judge(testrun, world, compiled, chance.random() < 0.5)
+    judge.write()
     for _ in range(PROBES):
         judge.check(*judge.probe(chance))

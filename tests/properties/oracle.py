@@ -123,7 +123,8 @@ def _selects(selector: Selector, labels: Labels) -> bool:
 
 
 def _meets(requirement: Requirement, labels: Labels) -> bool:
-    values = {value for source, key, value in labels if key == requirement.key and requirement.source in ("any", source)}
+    sources = {requirement.source} if requirement.source != "any" else {label.source for label in labels} - {"node"}
+    values = {value for source, key, value in labels if key == requirement.key and source in sources}
     match requirement.operator:
         case Operator.EXISTS:
             return len(values) > 0

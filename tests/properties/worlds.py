@@ -33,13 +33,13 @@ ADDRESSES: tuple[IPv4Address | IPv6Address, ...] = tuple(
 )  # fmt: skip
 
 label_sets: st.SearchStrategy[Labels] = st.lists(
-    st.builds(Label, st.sampled_from(("k8s", "own")), st.sampled_from(KEYS), st.sampled_from(VALUES)), max_size=4
+    st.builds(Label, st.sampled_from(("k8s", "own", "node")), st.sampled_from(KEYS), st.sampled_from(VALUES)), max_size=4
 ).map(canonical)
 
 
 @st.composite
 def requirements(draw: st.DrawFn) -> Requirement:
-    source, key = draw(st.sampled_from(("any", "k8s", "own"))), draw(st.sampled_from(KEYS))
+    source, key = draw(st.sampled_from(("any", "k8s", "own", "node"))), draw(st.sampled_from(KEYS))
     operator = draw(st.sampled_from(tuple(Operator)))
     if operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST):
         return Requirement(source, key, operator)

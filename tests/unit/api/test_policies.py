@@ -277,6 +277,13 @@ def test_nodes_by_their_labels(selectors: str, expected: str, section: str, clus
     assert rule(found) == f"{'deny' if section.endswith('Deny') else 'allow'} {expected} : *"
 
 
+@pytest.mark.parametrize("nodes", [False, True])
+def test_a_key_of_a_node_that_is_none_is_refused_with_and_without_the_setting(nodes: bool) -> None:
+    with pytest.raises(InvalidError, match=r"needs a key") as refused:
+        compiled("ingress: [{fromNodes: [{}, {matchLabels: {'node:': b}}]}]", nodes=nodes)
+    assert refused.value.path == "spec.ingress[0].fromNodes[1]"
+
+
 @pytest.mark.parametrize(
     ("element", "expected"),
     [

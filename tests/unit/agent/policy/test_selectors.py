@@ -11,19 +11,21 @@ from pilus_api.selectors import EVERYTHING, Operator, Requirement, Selector, equ
 WEB = canonical([Label("k8s", "app", "web"), Label("k8s", "env", "prod")])
 API = canonical([Label("k8s", "app", "api")])
 OWN = canonical([Label("own", "app", "web")])
+NODE = canonical([Label("node", "app", "web")])
 
 
 @pytest.mark.parametrize(
     ("asked", "members"),
     [
-        (EVERYTHING, {"web", "api", "own", "bare"}),
+        (EVERYTHING, {"web", "api", "own", "node", "bare"}),
         (selector(equals("any", "app", "web")), {"web", "own"}),
         (selector(equals("k8s", "app", "web")), {"web"}),
         (selector(exists("k8s", "app")), {"web", "api"}),
-        (selector(Requirement("any", "app", Operator.DOES_NOT_EXIST)), {"bare"}),
-        (selector(Requirement("k8s", "app", Operator.NOT_IN, ("web",))), {"api", "own", "bare"}),
+        (selector(Requirement("any", "app", Operator.DOES_NOT_EXIST)), {"node", "bare"}),
+        (selector(Requirement("k8s", "app", Operator.NOT_IN, ("web",))), {"api", "own", "node", "bare"}),
         (selector(Requirement("any", "app", Operator.IN, ("api", "web")), exists("k8s", "env")), {"web"}),
         (selector(Requirement("any", "app", Operator.IN)), set()),
+        (selector(equals("node", "app", "web")), {"node"}),
     ],
 )
 @pytest.mark.parametrize("asked_first", [True, False])
@@ -31,10 +33,10 @@ def test_select(asked: Selector, members: set[str], asked_first: bool) -> None:
     index: SelectorIndex[str] = SelectorIndex()
     if asked_first:
         assert index.select(asked) == 0
-    for name, labels in (("web", WEB), ("api", API), ("own", OWN), ("bare", ())):
+    for name, labels in (("web", WEB), ("api", API), ("own", OWN), ("node", NODE), ("bare", ())):
         index.put(name, labels)
     assert set(index.members(index.select(asked))) == members
-    for name in ("web", "api", "own", "bare"):
+    for name in ("web", "api", "own", "node", "bare"):
         assert (asked in index.selectors_of(name)) == (name in members)
 
 
@@ -74,7 +76,7 @@ def test_bits() -> None:
 
 def _labels(chance: random.Random) -> Labels:
     return canonical(
-        Label(chance.choice(("k8s", "own")), chance.choice("abc"), chance.choice("xyz")) for _ in range(chance.randrange(5))
+        Label(chance.choice(("k8s", "own", "node")), chance.choice("abc"), chance.choice("xyz")) for _ in range(chance.randrange(5))
     )
 
 
@@ -83,7 +85,7 @@ def _selector(chance: random.Random) -> Selector:
     for _ in range(chance.randrange(4)):
         operator = chance.choice(list(Operator))
         values = () if operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST) else tuple(sorted(chance.sample("xyz", 2)))
-        found.append(Requirement(chance.choice(("any", "k8s", "own")), chance.choice("abc"), operator, values))
+        found.append(Requirement(chance.choice(("any", "k8s", "own", "node")), chance.choice("abc"), operator, values))
     return selector(*found)
 
 
