@@ -51,7 +51,8 @@ def test_another_node_is_judged_by_what_we_call_it(harness: Harness, family: int
         Step(FromTunnel(THERE, REMOTE), more, Delivered(WEB, routed(more, to=WEB)), {}),
         Step(FromTunnel(ELSEWHERE, REMOTE), other, Dropped("POLICY"), {"source_identity": REMOTE}),
     ])  # fmt: skip
-    assert harness.node.flow("OVERLAY_IN", there, WEB.address(family), 6, (40000, 80))[1]["packets"] == 2
+    held = harness.node.flow("OVERLAY_IN", there, WEB.address(family), 6, (40000, 80))[1]
+    assert (held["packets"], held["vni"]) == (2, REMOTE), "what follows is known by the number that it bears"
 
 
 def test_its_labels_change(harness: Harness, family: int) -> None:
@@ -103,8 +104,9 @@ def test_a_pod_asks_the_nodes_router(harness: Harness, family: int) -> None:
     there, elsewhere = THERE.routers[family], ELSEWHERE.routers[family]
     out = from_pod(CLIENT, there, tcp(40000, 4240))
     back = tunnelled(there, CLIENT.address(family), tcp(4240, 40000, "SA"), ttl=64)
+    play(harness, [Step(FromPod(CLIENT), out, Tunnelled(THERE, CLIENT.identity, routed(out)), {"destination_identity": BLUE})])
+    assert harness.node.flow("OVERLAY_IN", there, CLIENT.address(family), 6, (4240, 40000))[1]["vni"] == REMOTE
     play(harness, [
-        Step(FromPod(CLIENT), out, Tunnelled(THERE, CLIENT.identity, routed(out)), {"destination_identity": BLUE}),
         Step(FromTunnel(THERE, REMOTE), back, Delivered(CLIENT, routed(back, to=CLIENT))),
         Step(FromPod(CLIENT), from_pod(CLIENT, elsewhere, tcp(40000, 4240)), Dropped("POLICY"), {"destination_identity": REMOTE}),
         Step(FromPod(CLIENT), from_pod(CLIENT, FAR.address(family), tcp(1, 2)), Dropped("POLICY")),
@@ -119,6 +121,16 @@ def test_a_pod_asks_the_nodes_own_address(testrun: TestRun, family: int, number:
     out = testrun.send(FromPod(CLIENT), raw(from_pod(CLIENT, OTHER_NODE[family], udp(40000, 53))))
     assert out.verdict == ("tunnelled" if passes else "dropped")
     assert [event["destination_identity"] for event in out.events] == [number]
+
+
+@pytest.mark.parametrize(("number", "passes"), [(BLUE, True), (RED, False)])
+def test_without_a_tunnel_its_address_says_who_it_is(testrun: TestRun, family: int, number: int, passes: bool) -> None:
+    testrun.node.reset(policies={5: (Side(peers={BLUE: [Rule(1)]}), OPEN)}, pods={"web": 5})
+    masquerading(testrun.node, tunnel=False)
+    _known(testrun, family, number)
+    frame = Ether(src=ROUTER_MAC, dst=HERE.mac) / ip(OTHER_NODE[family], WEB.address(family)) / tcp(40000, 80)
+    met = Delivered(WEB, routed(frame, to=WEB)) if passes else Dropped("POLICY")
+    play(testrun, [Step(FromOutside(), frame, met, {"source_identity": number})])
 
 
 # -- address rules -----------------------------------------------------------------------------------------------------------
