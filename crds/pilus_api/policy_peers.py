@@ -7,14 +7,18 @@ force is stood in for: by nobody where it would be allowed, and where it is deni
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Final
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
+from pilus_api.labels import SOURCE_RESERVED, Label
 from pilus_api.policy_selectors import API_SERVER, NODES, entity, nodes, peer, requirements
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, ApiServers, CidrGroup, Peer, Scope, Services
 from pilus_api.selectors import Selector, selector
+
+_FAMILIES: Final = {f"world-ipv{peer.prefix.version}": peer.prefix for peer in OUTSIDE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,16 @@ def _service_groups(held: Service, path: str) -> Iterable[AddressGroup]:
         yield AddressGroup(Services(selected.namespace or "", labels=wanted), f"{path}.k8sServiceSelector")
 
 
+def _by_family(held: Selector) -> Peer:
+    """The outside has one identity, whichever its family: a selector that means one family of it means addresses."""
+    families = {_FAMILIES.get(each.key) for each in held.requirements if each.source == SOURCE_RESERVED} - {None}
+    (family, *more) = families or {None}
+    if family is None or more or not all(each.source == SOURCE_RESERVED for each in held.requirements):
+        return held
+    labels = tuple(sorted((Label(SOURCE_RESERVED, "world", ""), Label(SOURCE_RESERVED, f"world-ipv{family.version}", ""))))
+    return AddressPeer(family, (), Scope.OUTSIDE) if held.matches(labels) else held
+
+
 def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peers:
     """Whom an element speaks of. Raises InvalidError."""
     held = _fields(element)
@@ -105,7 +119,7 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
             for index, each in enumerate(selectors)
         ]
 
-    found: list[Peer] = [*selected("Endpoints", held.endpoints or ())]
+    found: list[Peer] = [_by_family(each) for each in selected("Endpoints", held.endpoints or ())]
     found += [AddressPeer(parse_address_or_prefix(text), (), Scope.OUTSIDE) for text in held.cidr or ()]
     for name in held.entities or ():
         found += entity(name, place.cluster)

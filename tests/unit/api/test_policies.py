@@ -277,6 +277,26 @@ def test_nodes_by_their_labels(selectors: str, expected: str, section: str, clus
     assert rule(found) == f"{'deny' if section.endswith('Deny') else 'allow'} {expected} : *"
 
 
+@pytest.mark.parametrize("section", ["ingress", "ingressDeny", "egress", "egressDeny"])
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ("{'reserved:world-ipv4': ''}", "0.0.0.0/0 OUTSIDE"),
+        ("{'reserved:world-ipv6': ''}", "::/0 OUTSIDE"),
+        ("{'reserved:world-ipv4': '', 'reserved:world': ''}", "0.0.0.0/0 OUTSIDE"),
+        # These two nobody has, and so it stays a selector.
+        ("{'reserved:world-ipv4': '', 'reserved:world-ipv6': ''}", "reserved:world-ipv4= & reserved:world-ipv6="),
+        ("{'reserved:world-ipv4': '', app: web}", "any:app=web & reserved:world-ipv4="),
+        ("{'reserved:world': ''}", "reserved:world="),
+    ],
+)
+def test_one_family_of_the_outside_is_its_addresses(labels: str, expected: str, section: str) -> None:
+    """A denial by it would deny nothing otherwise: the outside has one identity."""
+    side = "from" if "ingress" in section else "to"
+    (found,) = compiled(f"{{{section}: [{{{side}Endpoints: [{{matchLabels: {labels}}}]}}]}}").rules
+    assert [peer(each) for each in found.peers or ()] == [expected]
+
+
 @pytest.mark.parametrize("nodes", [False, True])
 def test_a_key_of_a_node_that_is_none_is_refused_with_and_without_the_setting(nodes: bool) -> None:
     with pytest.raises(InvalidError, match=r"needs a key") as refused:
