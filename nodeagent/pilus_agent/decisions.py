@@ -100,6 +100,7 @@ class Decisions:
             case "slices":
                 _put(self.facts.slices, key, fact)
                 self._slices_changed.add(key)
+                self.policy.elsewhere(key, fact.endpoints if fact else ())
             case "cnp" | "ccnp" | "knp" | "anp" | "banp" | "kcnp" | "cidrgroups":
                 self.policy.put(kind, key, fact)
                 self._services_changed = True  # it may speak of other ones
@@ -288,7 +289,7 @@ class Decisions:
         governed = {
             key: (self.identities.labels.get(number, labels[key]) if number else labels[key]) for key, number in identities.items()
         }
-        ports = {key: self._ports(self.facts.attachments[key]) for key in governed}
+        ports = {key: self.ports_of(self.facts.attachments[key]) for key in governed}
         verdicts = self.policy.decide(governed, ports, identities)
         self.policy.settle(self.tables)
         self.endpoints = {
@@ -315,7 +316,8 @@ class Decisions:
         held, layout = self.tables.trackers["identities"].held, self.tables.layouts["identities"].key
         return [number for number in self.identities.labels if layout.encode(int(number)) in held]
 
-    def _ports(self, attachment: Attachment) -> frozenset[tuple[str, int, int]]:
+    def ports_of(self, attachment: Attachment) -> frozenset[tuple[str, int, int]]:
+        """Named ports: name, protocol, port."""
         pod = self._pod_of(attachment)
         return pod.ports if pod else frozenset()
 

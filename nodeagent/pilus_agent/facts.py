@@ -63,6 +63,7 @@ class RemoteEndpoint:
     identity: Identity
     node: Address | None  # the underlay address of its node
     name: str  # namespace/pod
+    ports: frozenset[tuple[str, int, int]] = frozenset()  # as a Pod's
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,8 @@ class Agent:
             attachment = endpoint.attachment
             path = endpoint_path(attachment.namespace, attachment.pod)
             paths.add(path)
-            self._publisher.want(path, cilium_endpoint(endpoint, self.wiring.labels_of(attachment), node, self._node))
+            labels, ports = self.wiring.labels_of(attachment), self.wiring.ports_of(attachment)
+            self._publisher.want(path, cilium_endpoint(endpoint, labels, ports, node, self._node))
         # A CiliumEndpoint goes with its pod: the pod owns it.
         self._publisher.keep(ENDPOINTS_PATH, paths)
         status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements(self.wiring.unwritten))

@@ -6,10 +6,12 @@ from typing import Any
 from pilus_agent.desired.endpoints import Endpoint
 from pilus_agent.facts import Address, Network
 from pilus_api.labels import Labels
+from pilus_api.policy_ports import PROTOCOLS
 
 Object = dict[str, Any]
 
 NODE_ANNOTATION = "pilus.io/node"
+_PROTOCOL_NAMES = {numbers[0]: name for name, numbers in PROTOCOLS.items() if len(numbers) == 1}
 ENDPOINTS_PATH = "/apis/cilium.io/v2/namespaces/"
 
 
@@ -38,8 +40,11 @@ def endpoint_path(namespace: str, name: str) -> str:
     return f"{ENDPOINTS_PATH}{namespace}/ciliumendpoints/{name}"
 
 
-def cilium_endpoint(endpoint: Endpoint, labels: Labels, node: Address | None, name: str) -> Object:
-    """`node` and `name` are this node's. Its name stands in an annotation, by which admission knows whose the endpoint is."""
+def cilium_endpoint(
+    endpoint: Endpoint, labels: Labels, ports: Iterable[tuple[str, int, int]], node: Address | None, name: str
+) -> Object:
+    """`ports` are the pod's named ones (name, protocol, port), of which other nodes' policies speak. `node` and `name` are this
+    node's. Its name stands in an annotation, by which admission knows whose the endpoint is."""
     attachment = endpoint.attachment
     pair = {f"ipv{address.version}": str(address) for address in attachment.addresses}
     networking: Object = {"addressing": [pair]}
@@ -60,6 +65,8 @@ def cilium_endpoint(endpoint: Endpoint, labels: Labels, node: Address | None, na
             "egress": {"enforcing": endpoint.egress_enforced},
         },
     }
+    if named := [{"name": each, "port": port, "protocol": _PROTOCOL_NAMES[protocol]} for each, protocol, port in sorted(ports)]:
+        status["named-ports"] = named
     if endpoint.identity is not None:
         status["identity"] = {"id": endpoint.identity, "labels": [str(label) for label in labels]}
     owner = {"apiVersion": "v1", "kind": "Pod", "name": attachment.pod, "uid": attachment.uid}

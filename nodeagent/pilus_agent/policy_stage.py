@@ -16,6 +16,7 @@ from pilus_agent.desired.policy.compiler import PolicyCompiler
 from pilus_agent.desired.policy.notes import PodRanges, notes
 from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PortRow
 from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PeerClass, PolicyName
+from pilus_agent.facts import RemoteEndpoint
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import Tables
 from pilus_api.errors import InvalidError
@@ -82,6 +83,10 @@ class PolicyStage:
         self._notes: dict[str, tuple[str, ...]] = {}  # of those that have been asked for since anything changed
         self._labels: dict[Identity, Labels] = {}
         self._ports: dict[Identity, NamedPorts] = {}
+        self._here: set[Identity] = set()  # who has named ports on this node
+        self._elsewhere: dict[str, dict[Identity, set[tuple[str, int, int]]]] = {}  # by slice, what its pods call their ports
+        self._slices: dict[Identity, set[str]] = {}  # those that tell of an identity's ports
+        self._renamed: set[Identity] = set()
         self._endpoints: dict[str, Labels] = {}
         self._deciding: frozenset[tuple[str, int]] = frozenset()
         self._realised: frozenset[tuple[str, int]] = frozenset()
@@ -167,6 +172,23 @@ class PolicyStage:
             self._labels[number] = labels
             self._compiler.put_identity(number, labels, self._ports.get(number, {}))
 
+    def elsewhere(self, name: str, endpoints: Iterable[RemoteEndpoint]) -> None:
+        """What a slice of endpoints has now."""
+        told: dict[Identity, set[tuple[str, int, int]]] = {}
+        for endpoint in endpoints:
+            if endpoint.ports:
+                told.setdefault(endpoint.identity, set()).update(endpoint.ports)
+        before = self._elsewhere.pop(name, {})
+        for number in before.keys() - told.keys():
+            self._slices[number].discard(name)
+            if not self._slices[number]:
+                del self._slices[number]
+        for number in told:
+            self._slices.setdefault(number, set()).add(name)
+        if told:
+            self._elsewhere[name] = told
+        self._renamed |= before.keys() | told.keys()
+
     def restore(self, held: Mapping[str, Mapping[bytes, bytes]], tables: Tables) -> None:
         """What the kernel holds from an earlier agent."""
 
@@ -234,11 +256,19 @@ class PolicyStage:
             if number is not None and ports[key]:
                 called.setdefault(number, set()).update(ports[key])
         self._endpoints = dict(endpoints)
-        now: dict[Identity, NamedPorts] = {number: _named(found) for number, found in called.items()}
-        for number in self._ports.keys() | now.keys():
-            if self._ports.get(number) != now.get(number) and number in self._labels:
-                self._compiler.put_identity(number, self._labels[number], now.get(number, {}))
-        self._ports = now
+        for number in self._here | called.keys() | self._renamed:
+            far = (self._elsewhere[name][number] for name in self._slices.get(number, ()))
+            now = _named(called.get(number, set()).union(*far))
+            if now == self._ports.get(number, {}):
+                continue
+            if now:
+                self._ports[number] = now
+            else:
+                del self._ports[number]
+            if number in self._labels:
+                self._compiler.put_identity(number, self._labels[number], now)
+        self._here = set(called)
+        self._renamed = set()
 
     def _of(self, key: str) -> Governed:
         held = self._compiled.endpoints[key]

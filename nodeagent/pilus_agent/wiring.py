@@ -143,6 +143,10 @@ class Wiring:
     def labels_of(self, attachment: Attachment) -> Labels:
         return self.labels.get(key_of(attachment), ())
 
+    def ports_of(self, attachment: Attachment) -> frozenset[tuple[str, int, int]]:
+        """The named ports of its pod: name, protocol, port."""
+        return self.desired.ports_of(attachment)
+
     def settled(self, key: str) -> bool:
         """Whether an endpoint's own rows stand in the kernel as wanted."""
         endpoint = self.endpoints.get(key)

@@ -109,14 +109,18 @@ def node_labels_of(raw: Raw) -> tuple[tuple[str, str], ...]:
     return _pairs(raw["metadata"].get("labels"))
 
 
+def _named_ports(held: Iterable[Raw], number: str) -> frozenset[tuple[str, int, int]]:
+    """`number`: the field that has it."""
+    return frozenset(
+        (_text(port["name"]), _PROTOCOLS.get(port.get("protocol", "TCP"), 6), _port(port[number]))
+        for port in held
+        if port.get("name")
+    )
+
+
 def pod_of(raw: Raw) -> Pod:
     metadata, spec = raw["metadata"], raw.get("spec") or {}
-    ports = {
-        (_text(port["name"]), _PROTOCOLS.get(port.get("protocol", "TCP"), 6), _port(port["containerPort"]))
-        for container in spec.get("containers") or []
-        for port in container.get("ports") or []
-        if port.get("name")
-    }
+    ports = (port for container in spec.get("containers") or [] for port in container.get("ports") or [])
     return Pod(
         namespace=_text(metadata["namespace"]),
         name=_text(metadata["name"]),
@@ -125,7 +129,7 @@ def pod_of(raw: Raw) -> Pod:
         service_account=_text(spec.get("serviceAccountName") or ""),
         host_network=bool(spec.get("hostNetwork")),
         ended=(raw.get("status") or {}).get("phase") in _ENDED,
-        ports=frozenset(ports),
+        ports=_named_ports(ports, "containerPort"),
     )
 
 
@@ -147,12 +151,13 @@ def slice_of(raw: Raw) -> Slice:
     for entry in raw.get("endpoints") or []:
         networking = entry.get("networking") or {}
         node = address_of(networking.get("node")) if networking.get("node") else None
+        ports = _named_ports(entry.get("named-ports") or [], "port")
         for pair in networking.get("addressing") or []:
             for text in (pair.get("ipv4"), pair.get("ipv6")):
                 address = address_of(text) if text else None
                 if address is not None:
                     name = f"{raw.get('namespace', '')}/{entry.get('name', '')}"
-                    endpoints.append(RemoteEndpoint(address, _identity(entry.get("id") or 0, 0), node, name))
+                    endpoints.append(RemoteEndpoint(address, _identity(entry.get("id") or 0, 0), node, name, ports))
     return Slice(raw["metadata"]["name"], tuple(endpoints))
 
 

@@ -68,7 +68,11 @@ SLICE: Object = metadata("s") | {
     "namespace": "shop",
     "endpoints": [
         {"name": "web", "id": 300, "networking": {"node": "192.0.2.2", "addressing": [{"ipv4": "10.0.2.5", "ipv6": "fd00:2::5"}]}},
-        {"name": "new", "networking": {"addressing": [{"ipv4": "10.0.2.6"}, {"ipv4": ""}, {}]}},
+        {
+            "name": "new",
+            "networking": {"addressing": [{"ipv4": "10.0.2.6"}, {"ipv4": ""}, {}]},
+            "named-ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}],
+        },
         {"name": "none", "id": 4, "networking": {}},
     ],
 }
@@ -124,7 +128,7 @@ def test_a_slice() -> None:
         (
             RemoteEndpoint(ip_address("10.0.2.5"), Identity(300), node, "shop/web"),
             RemoteEndpoint(ip_address("fd00:2::5"), Identity(300), node, "shop/web"),
-            RemoteEndpoint(ip_address("10.0.2.6"), Identity(0), None, "shop/new"),
+            RemoteEndpoint(ip_address("10.0.2.6"), Identity(0), None, "shop/new", frozenset({("http", 6, 80), ("dns", 17, 53)})),
         ),
     )
 
@@ -180,6 +184,7 @@ REFUSED: list[tuple[str, str, Object]] = [
     ("slices", "an endpoint as a text", metadata("s") | {"endpoints": ["web"]}),
     ("slices", "networking as a list", metadata("s") | {"endpoints": [{"networking": [1]}]}),
     ("slices", "addressing as a text", metadata("s") | {"endpoints": [{"networking": {"addressing": "ipv4"}}]}),
+    ("slices", "a port that is none", metadata("s") | {"endpoints": [{"named-ports": [{"name": "http", "port": 0}]}]}),
     ("slices", "an identity as a word", metadata("s") | {"endpoints": [
         {"id": "web", "networking": {"addressing": [{"ipv4": "10.0.2.5"}]}}]}),
     ("slices", "a negative identity", metadata("s") | {"endpoints": [

@@ -3,12 +3,13 @@
 import importlib.util
 from collections.abc import Mapping
 from copy import deepcopy
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pilus_agent.facts import RemoteEndpoint
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import TableLayout, Tables
@@ -19,6 +20,7 @@ from pilus_api.rules import Direction
 from pilus_api.settings import Settings
 from pilus_maps.layout import Layout
 
+EGRESS = 1
 WEB, CLIENT, STRANGER = Identity(300), Identity(301), Identity(302)
 
 
@@ -361,3 +363,33 @@ def test_an_admin_policy_goes_before_and_passes_on(stage: PolicyStage, tables: T
         (client,) = [one for one in shown if any(peer.startswith(str(CLIENT)) for peer in one["peers"])]
         tcp = next(one for one in client["verdicts"] if one["words"] == "TCP 80" or action != "Pass")
         assert (tcp["decision"], tcp["passed"]) == (decision, passed)
+
+
+def test_other_nodes_pods_have_named_ports_too(stage: PolicyStage, tables: Tables) -> None:
+    """All that the pods of an identity call so, here and in every slice; what one slice loses, another may still say."""
+
+    def slice_of(*ports: int) -> list[RemoteEndpoint]:
+        return [
+            RemoteEndpoint(ip_address("10.0.2.7"), CLIENT, None, "default/far", frozenset({("http", 6, port)})) for port in ports
+        ]
+
+    def allowed() -> set[int]:
+        own = stage.number(decide(stage, tables).policy)
+        peer = held(tables, "peers").get((own, EGRESS, CLIENT), {"table": None})
+        return {int(key[-1]) for key, row in held(tables, "verdicts").items() if key[1] == peer["table"] and row["rule"]}
+
+    spec = {
+        "endpointSelector": {"matchLabels": {"app": "web"}},
+        "egress": [
+            {"toEndpoints": [{"matchLabels": {"app": "client"}}], "toPorts": [{"ports": [{"port": "http", "protocol": "TCP"}]}]}
+        ],
+    }
+    stage.put("cnp", "default/a", policy("a", spec))
+    assert allowed() == set()
+    stage.elsewhere("s", slice_of(80, 8080))
+    stage.elsewhere("t", slice_of(8080))
+    assert allowed() == {80, 8080}
+    stage.elsewhere("s", ())
+    assert allowed() == {8080}
+    stage.elsewhere("t", ())
+    assert allowed() == set()

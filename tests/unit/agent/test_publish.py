@@ -170,7 +170,8 @@ def test_a_node() -> None:
 def test_an_endpoint() -> None:
     made = attachment("web", 7)
     endpoint = Endpoint(made, Identity(300), b"p", ingress_enforced=True, egress_enforced=False)
-    found = cilium_endpoint(endpoint, (Label("k8s", "app", "web"),), ip_address("192.0.2.1"), "n1")
+    ports = {("http", 6, 80), ("dns", 17, 53), ("sig", 132, 9)}
+    found = cilium_endpoint(endpoint, (Label("k8s", "app", "web"),), ports, ip_address("192.0.2.1"), "n1")
     assert endpoint_path("default", "web").endswith("/namespaces/default/ciliumendpoints/web")
     assert found["metadata"]["name"] == "web"
     assert found["metadata"]["annotations"] == {"pilus.io/node": "n1"}  # by which admission knows whose it is
@@ -180,10 +181,15 @@ def test_an_endpoint() -> None:
     assert status["identity"] == {"id": 300, "labels": ["k8s:app=web"]}
     assert status["networking"] == {"addressing": [{"ipv4": "10.0.1.17"}], "node": "192.0.2.1"}
     assert status["policy"] == {"ingress": {"enforcing": True}, "egress": {"enforcing": False}}
+    assert status["named-ports"] == [
+        {"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "http", "port": 80, "protocol": "TCP"},
+        {"name": "sig", "port": 9, "protocol": "SCTP"},
+    ]  # fmt: skip
     endpoint = Endpoint(made, None, b"", ingress_enforced=False, egress_enforced=False)
-    waiting = cilium_endpoint(endpoint, (), None, "n1")["status"]
+    waiting = cilium_endpoint(endpoint, (), (), None, "n1")["status"]
     assert waiting["state"] == "waiting-for-identity"
     assert "identity" not in waiting
+    assert "named-ports" not in waiting
     assert "node" not in waiting["networking"]
 
 
