@@ -4,8 +4,8 @@
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import Self
 
 import pytest
 from e2e.scenarios.truth import admin, cilium, kubernetes
@@ -34,15 +34,23 @@ def test_a_policy_means_what_it_says(world: World, case: Case) -> None:
     world.judge(case)
 
 
-@contextmanager
-def labelled(world: World, path: str, labels: Mapping[str, str]) -> Iterator[float]:
-    """A pod or namespace has these labels inside; since when."""
-    begun = time.monotonic()
-    world.api.label(path, labels)
-    try:
-        yield begun
-    finally:
-        world.api.label(path, dict.fromkeys(labels))
+class labelled:  # noqa: N801  # reads as a statement
+    """A pod or namespace has these labels inside. `changed`: when it was last asked for."""
+
+    def __init__(self, world: World, path: str, labels: Mapping[str, str]) -> None:
+        self._world, self._path, self._labels = world, path, labels
+        self.changed = 0.0
+
+    def _put(self, labels: Mapping[str, str | None]) -> None:
+        self.changed = time.monotonic()
+        self._world.api.label(self._path, labels)
+
+    def __enter__(self) -> Self:
+        self._put(self._labels)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._put(dict.fromkeys(self._labels))
 
 
 def test_a_policy_is_updated(world: World) -> None:
@@ -63,24 +71,23 @@ def test_a_pods_label_changes(world: World) -> None:
     """Of who asks, then of who is asked: allowed, and denied."""
     with world.applied(FROM_FRIENDS) as change:
         world.becomes(into("x/a"), change.requested, "no pod has the label")
-        with labelled(world, "/api/v1/namespaces/y/pods/b", {"friend": "yes"}) as changed:
-            world.becomes(lambda q: q.to == "x/a" and q.by != "y/b", changed, "one has it")
-        changed = time.monotonic()
-        world.becomes(into("x/a"), changed, "it has lost it")
+        with labelled(world, "/api/v1/namespaces/y/pods/b", {"friend": "yes"}) as label:
+            world.becomes(lambda q: q.to == "x/a" and q.by != "y/b", label.changed, "one has it")
+        world.becomes(into("x/a"), label.changed, "it has lost it")
     closed = cnp("z", "endpointSelector: {matchLabels: {tier: closed}}, ingress: [{}]")
-    with world.applied(closed), labelled(world, "/api/v1/namespaces/z/pods/c", {"tier": "closed"}) as changed:
-        world.becomes(into("z/c"), changed, "a policy has got a pod")
-    world.becomes(nothing, time.monotonic(), "and lost it")
+    with world.applied(closed), labelled(world, "/api/v1/namespaces/z/pods/c", {"tier": "closed"}) as label:
+        world.becomes(into("z/c"), label.changed, "a policy has got a pod")
+    world.becomes(nothing, label.changed, "and lost it")
 
 
 @pytest.mark.parametrize("kind", FROM_TEAM)
 def test_a_namespaces_label_changes(world: World, kind: str) -> None:
     with world.applied(FROM_TEAM[kind]) as change:
         world.becomes(into("x/a"), change.requested, "no namespace has the label")
-        with labelled(world, "/api/v1/namespaces/y", {"team": "red"}) as changed:
-            world.becomes(lambda q: q.to == "x/a" and q.by_ns != "y", changed, "one has it")
-        world.becomes(into("x/a"), time.monotonic(), "it has lost it")
-    world.becomes(nothing, time.monotonic(), "open again")
+        with labelled(world, "/api/v1/namespaces/y", {"team": "red"}) as label:
+            world.becomes(lambda q: q.to == "x/a" and q.by_ns != "y", label.changed, "one has it")
+        world.becomes(into("x/a"), label.changed, "it has lost it")
+    world.becomes(nothing, change.requested, "open again")
 
 
 def test_audit_is_switched_on_and_off(world: World) -> None:
@@ -90,7 +97,7 @@ def test_audit_is_switched_on_and_off(world: World) -> None:
         world.becomes(nothing, change.requested, "in audit", change.held)
         change(anp(10, rules, more=", annotations: {pilus.io/mode: enforce}"))
         world.becomes(lambda q: q.to_ns == "x" and q.by_is_pod, change.requested, "enforced")
-    world.becomes(nothing, time.monotonic(), "open again")
+    world.becomes(nothing, change.requested, "open again")
 
 
 def test_a_pod_reaches_itself_and_stays_ready(world: World) -> None:
@@ -99,7 +106,7 @@ def test_a_pod_reaches_itself_and_stays_ready(world: World) -> None:
     with world.applied("".join(knp(space, "podSelector: {}, policyTypes: [Ingress, Egress]") for space in SPACES)) as change:
         world.becomes(lambda q: q.by_is_pod or q.to_is_pod, change.requested, "all closed")
         assert world.table.reached(own, own) == set(own)
-    world.becomes(nothing, time.monotonic(), "open again")
+    world.becomes(nothing, change.requested, "open again")
     for held in (one for space in SPACES for one in world.api.ask("GET", f"/api/v1/namespaces/{space}/pods")["items"]):
         pod = f"{held['metadata']['namespace']}/{held['metadata']['name']}"
         assert pod in PODS

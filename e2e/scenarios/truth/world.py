@@ -41,7 +41,7 @@ def manifest(pod: str) -> Object:
             "name": f"serve-{port}", "image": "lab.local/agnhost:1", "imagePullPolicy": "Never",
             "args": ["netexec", f"--http-port={port}", f"--udp-port={port}"],
             "ports": [{"name": called, "containerPort": port, "protocol": protocol} for protocol, called in names.items()],
-            "readinessProbe": {"httpGet": {"path": "/healthz", "port": port}, "periodSeconds": 2},
+            "readinessProbe": {"httpGet": {"path": "/healthz", "port": port}, "periodSeconds": 2, "timeoutSeconds": 5},
         }  # fmt: skip
 
     return {
@@ -163,11 +163,15 @@ class Change:
     def __call__(self, text: str) -> None:
         wanted = self._world.read(text)
         self.requested = time.monotonic()
-        before, self.held = self.held, [self._world.api.apply(one) for one in wanted]
-        kept = [path_of(one) for one in wanted]
+        before, self.held = self.held, list(self.held)  # whatever fails, all of them are removed in the end
+        kept = {path_of(one) for one in wanted}
+        for one in wanted:
+            made = self._world.api.apply(one)
+            self.held = [*(other for other in self.held if path_of(other) != path_of(made)), made]
         for one in before:
             if path_of(one) not in kept:
                 self._world.api.remove(one)
+                self.held.remove(one)
 
     def end(self) -> None:
         self.requested = time.monotonic()
