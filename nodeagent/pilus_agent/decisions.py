@@ -68,6 +68,7 @@ class Decisions:
         self.services = ServiceStage(node)
         self.endpoints: dict[str, Endpoint] = {}
         self.labels: dict[str, Labels] = {}
+        self.ports: dict[str, frozenset[tuple[str, int, int]]] = {}  # named ones: name, protocol, port
         self.plan: NodePlan | None = None
         self._claimed = claimed
         self._ranges = RangeIndex({})
@@ -270,12 +271,14 @@ class Decisions:
     def decide_endpoints(self) -> None:
         self._place_services()
         labels: dict[str, Labels] = {}
+        ports: dict[str, frozenset[tuple[str, int, int]]] = {}
         for key, attachment in self.facts.attachments.items():
             pod = self._pod_of(attachment)
             found = labels_of(pod, self.facts.namespaces, self._relevant, self.settings.cluster_name) if pod else None
             # A pod whose object has gone keeps what it was until its DEL comes.
             labels[key] = found or self.labels.get(key) or INIT_LABELS
-        self.labels = labels
+            ports[key] = pod.ports if pod else self.ports.get(key, frozenset())
+        self.labels, self.ports = labels, ports
         identities: dict[str, Identity | None] = {}
         for key, held in labels.items():
             number: Identity | None = INIT if held == INIT_LABELS and key in self._given_up else self.identities.number_of(held)
@@ -289,7 +292,6 @@ class Decisions:
         governed = {
             key: (self.identities.labels.get(number, labels[key]) if number else labels[key]) for key, number in identities.items()
         }
-        ports = {key: self.ports_of(self.facts.attachments[key]) for key in governed}
         verdicts = self.policy.decide(governed, ports, identities)
         self.policy.settle(self.tables)
         self.endpoints = {
@@ -315,11 +317,6 @@ class Decisions:
             return self.identities.labels
         held, layout = self.tables.trackers["identities"].held, self.tables.layouts["identities"].key
         return [number for number in self.identities.labels if layout.encode(int(number)) in held]
-
-    def ports_of(self, attachment: Attachment) -> frozenset[tuple[str, int, int]]:
-        """Named ports: name, protocol, port."""
-        pod = self._pod_of(attachment)
-        return pod.ports if pod else frozenset()
 
     def _pod_of(self, attachment: Attachment) -> Pod | None:
         """Of the pod that the attachment was made for, not of another with its name."""

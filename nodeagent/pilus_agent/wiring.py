@@ -145,7 +145,7 @@ class Wiring:
 
     def ports_of(self, attachment: Attachment) -> frozenset[tuple[str, int, int]]:
         """The named ports of its pod: name, protocol, port."""
-        return self.desired.ports_of(attachment)
+        return self.desired.ports.get(key_of(attachment), frozenset())
 
     def settled(self, key: str) -> bool:
         """Whether an endpoint's own rows stand in the kernel as wanted."""

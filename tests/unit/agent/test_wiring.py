@@ -255,6 +255,21 @@ async def test_labels_of_a_namespace_move_its_pods(kernel: FakeKernel) -> None:
         assert world.endpoint("10.0.1.11")
 
 
+async def test_a_pod_that_is_going_calls_its_ports_as_before(kernel: FakeKernel) -> None:
+    world = populated(kernel)
+    ports = frozenset({("http", 6, 80)})
+    made = attachment("web", 1)
+    async with world.running():
+        await world.realise()
+        assert world.wiring.ports_of(made) == frozenset()
+        world.wiring.put("pods", f"{NAMESPACE}/web", replace(WEB, ports=ports))
+        await world.realise()
+        assert world.wiring.ports_of(made) == ports
+        world.wiring.put("pods", f"{NAMESPACE}/web", None)
+        await world.realise()
+        assert world.wiring.ports_of(made) == ports
+
+
 # -- waiting -------------------------------------------------------------------------------------------------------------------
 
 
