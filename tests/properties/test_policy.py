@@ -7,7 +7,7 @@ from operator import methodcaller
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.properties.conftest import WORLDS
+from tests.properties.conftest import ROADS, WORLDS
 from tests.properties.oracle import Probe, Truth, World, governing_policies, truth
 from tests.properties.worlds import probe, worlds
 
@@ -95,7 +95,7 @@ def split(compiler: PolicyCompiler, steps: Iterable[Step]) -> Compiled:
 
 
 @pytest.mark.parametrize("road", [squashed, split], ids=["squashed", "split"])
-@WORLDS
+@ROADS
 @given(before=worlds(), world=worlds(), seed=st.integers(0, 2**16))
 def test_the_result_does_not_depend_on_the_road(
     road: Callable[[PolicyCompiler, Iterable[Step]], Compiled], before: World, world: World, seed: int
