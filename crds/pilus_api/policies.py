@@ -13,6 +13,7 @@ from typing import Any
 
 from pilus_api.errors import InvalidError
 from pilus_api.policy_admin import AdminObject, admin_policy
+from pilus_api.policy_kinds import BY_NAME
 from pilus_api.policy_kubernetes import network_policy
 from pilus_api.policy_peers import Place, element_peers
 from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
@@ -37,20 +38,20 @@ __all__ = ["Draft", "drafts_of", "groups_of", "is_policy", "policies_of", "prepa
 
 Element = IngressRule | IngressDenyRule | EgressRule | EgressDenyRule
 
-# (apiVersion, kind) -> model
-_MODELS: Mapping[tuple[str, str], type[Resource]] = {
-    ("cilium.io/v2", "CiliumNetworkPolicy"): CiliumNetworkPolicy,
-    ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"): CiliumClusterwideNetworkPolicy,
-    ("networking.k8s.io/v1", "NetworkPolicy"): NetworkPolicy,
-    ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"): AdminNetworkPolicy,
-    ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"): BaselineAdminNetworkPolicy,
-    ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy"): ClusterNetworkPolicy,
+_MODELS: Mapping[str, type[Resource]] = {
+    "CiliumNetworkPolicy": CiliumNetworkPolicy,
+    "CiliumClusterwideNetworkPolicy": CiliumClusterwideNetworkPolicy,
+    "NetworkPolicy": NetworkPolicy,
+    "AdminNetworkPolicy": AdminNetworkPolicy,
+    "BaselineAdminNetworkPolicy": BaselineAdminNetworkPolicy,
+    "ClusterNetworkPolicy": ClusterNetworkPolicy,
 }
 
 
 def is_policy(obj: Mapping[str, Any]) -> bool:
     """Whether the object is of a kind that `drafts_of` takes."""
-    return (str(obj.get("apiVersion", "")), str(obj.get("kind", ""))) in _MODELS
+    kind = BY_NAME.get(str(obj.get("kind", "")))
+    return kind is not None and obj.get("apiVersion") == kind.version
 
 
 def prepare() -> None:
@@ -136,13 +137,12 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> t
 
     Raises InvalidError with the path of the field that is wrong.
     """
-    kind = str(obj.get("kind", ""))
-    model = _MODELS.get((str(obj.get("apiVersion", "")), kind))
-    if model is None:
-        raise InvalidError(f"{obj.get('apiVersion')} {kind} is not a policy", "kind")
-    held = parse(model, obj)
-    namespaced = kind in ("CiliumNetworkPolicy", "NetworkPolicy")
-    origin = Origin(kind, (held.metadata.namespace or "default") if namespaced else "", held.metadata.name, held.metadata.uid)
+    if not is_policy(obj):
+        raise InvalidError(f"{obj.get('apiVersion')} {obj.get('kind')} is not a policy", "kind")
+    kind = str(obj["kind"])
+    held = parse(_MODELS[kind], obj)
+    namespace = (held.metadata.namespace or "default") if BY_NAME[kind].namespaced else ""
+    origin = Origin(kind, namespace, held.metadata.name, held.metadata.uid)
     if isinstance(held, AdminObject):
         return (Draft(admin_policy(held, origin, nodes)),)
     if isinstance(held, NetworkPolicy):

@@ -38,6 +38,7 @@ from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
 from pilus_api.identities import HOST, INIT, KUBE_APISERVER, LAST_OF_CLUSTERS, RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels, NodeFilter
+from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.rules import ApiServers, Services
 from pilus_api.settings import Settings
 
@@ -102,7 +103,7 @@ class Decisions:
                 _put(self.facts.slices, key, fact)
                 self._slices_changed.add(key)
                 self.policy.elsewhere(key, fact.endpoints if fact else ())
-            case "cnp" | "ccnp" | "knp" | "anp" | "banp" | "kcnp" | "cidrgroups":
+            case _ if kind in BY_SHORT or kind == "cidrgroups":
                 self.policy.put(kind, key, fact)
                 self._services_changed = True  # it may speak of other ones
             case "services" | "endpointslices":

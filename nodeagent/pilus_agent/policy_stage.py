@@ -23,6 +23,7 @@ from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
 from pilus_api.policies import Draft, drafts_of, groups_of, resolve
+from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode, mode_of
 from pilus_api.rules import CidrGroup, Direction, GroupName, Network, Origin, Policy, Services
 from pilus_api.selectors import EVERYTHING, exists, selector
@@ -409,7 +410,7 @@ class PolicyStage:
             missing = ", ".join(self._unenforced.get(name, ()))
             found.append(
                 {
-                    "kind": _KINDS[name.partition("/")[0]][1],
+                    "kind": BY_SHORT[name.partition("/")[0]].name,
                     "namespace": raw["metadata"].get("namespace", ""),
                     "name": raw["metadata"]["name"],
                     "uid": held.uid,
@@ -433,20 +434,10 @@ class PolicyStage:
         return answer
 
 
-_KINDS = {
-    "cnp": ("cilium.io/v2", "CiliumNetworkPolicy"),
-    "ccnp": ("cilium.io/v2", "CiliumClusterwideNetworkPolicy"),
-    "knp": ("networking.k8s.io/v1", "NetworkPolicy"),
-    "anp": ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
-    "banp": ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"),
-    "kcnp": ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy"),
-}
-
-
 def _typed(kind: str, raw: Mapping[str, Any]) -> dict[str, Any]:
     """Items of a list bear neither apiVersion nor kind."""
-    version, name = _KINDS[kind]
-    return {**raw, "apiVersion": version, "kind": name}
+    found = BY_SHORT[kind]
+    return {**raw, "apiVersion": found.version, "kind": found.name}
 
 
 def _named(ports: Ports | set[tuple[str, int, int]]) -> dict[str, frozenset[tuple[int, int]]]:

@@ -27,13 +27,14 @@ from pilus_agent.tables import Tables
 from pilus_agent.writer import Trouble, Troubles, Writer
 from pilus_api.errors import PilusError
 from pilus_api.labels import Labels
+from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
 
 # "attachments": what an earlier agent made. Without them every running pod's rows would be unwanted for the first pass.
-NEEDED = frozenset({"nodes", "nodelabels", "pods", "namespaces", "identities", "slices", "cnp", "ccnp", "knp", "anp", "banp",
-                    "kcnp", "cidrgroups", "services", "endpointslices", "attachments", "claims"})  # fmt: skip
+NEEDED = frozenset({"nodes", "nodelabels", "pods", "namespaces", "identities", "slices", *BY_SHORT, "cidrgroups", "services",
+                    "endpointslices", "attachments", "claims"})  # fmt: skip
 # Trouble with these keeps policies from being realised; others are beside the point.
 _DECIDING = frozenset({*WRITE_ORDER, "links", "generation"})
 

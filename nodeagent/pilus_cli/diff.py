@@ -23,6 +23,7 @@ from pilus_api.errors import InvalidError, PilusError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import Labels
 from pilus_api.policies import Draft, drafts_of, groups_of, is_policy, resolve
+from pilus_api.policy_kinds import BY_NAME, POLICY_KINDS, optional
 from pilus_api.policy_modes import MODE_ANNOTATION, Mode, mode_of
 from pilus_api.rules import CidrGroup, Direction, GroupName, Network, Policy
 from pilus_api.yaml_text import Document, located
@@ -34,15 +35,6 @@ from pilus_cli.terminal import console, safe
 Raw = Mapping[str, Any]
 Name = tuple[str, str, str]  # kind, namespace, name
 
-_POLICIES = {
-    "CiliumNetworkPolicy": ("cilium.io/v2", "ciliumnetworkpolicies"),
-    "CiliumClusterwideNetworkPolicy": ("cilium.io/v2", "ciliumclusterwidenetworkpolicies"),
-    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
-    "AdminNetworkPolicy": ("policy.networking.k8s.io/v1alpha1", "adminnetworkpolicies"),
-    "BaselineAdminNetworkPolicy": ("policy.networking.k8s.io/v1alpha1", "baselineadminnetworkpolicies"),
-    "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1beta1", "clusternetworkpolicies"),
-}
-_NAMESPACED = ("CiliumNetworkPolicy", "NetworkPolicy")
 _DIRECTIONS = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 
 
@@ -67,26 +59,26 @@ class Changed:
     changes: tuple[Change, ...]
 
 
-async def _list(connection: Connection, version: str, plural: str, *, optional: bool = False) -> list[Any]:
+async def _list(connection: Connection, version: str, plural: str, *, missing: bool = False) -> list[Any]:
     try:
         return await connection.list_all(f"/{'api' if version == 'v1' else 'apis'}/{version}/{plural}")
     except NotFound:
-        if optional:
+        if missing:
             return []
         raise
 
 
 def name_of(obj: Raw) -> Name:
     kind, metadata = str(obj["kind"]), obj["metadata"]
-    return kind, str(metadata.get("namespace") or "default") if kind in _NAMESPACED else "", str(metadata["name"])
+    return kind, str(metadata.get("namespace") or "default") if BY_NAME[kind].namespaced else "", str(metadata["name"])
 
 
 async def read(connection: Connection) -> Cluster:
     """Raises ApiError."""
     policies: dict[Name, Raw] = {}
-    for kind, (version, plural) in _POLICIES.items():
-        for raw in await _list(connection, version, plural, optional=version.startswith("policy.")):
-            obj = {**raw, "apiVersion": version, "kind": kind}
+    for kind in POLICY_KINDS:
+        for raw in await _list(connection, kind.version, kind.plural, missing=optional(kind)):
+            obj = {**raw, "apiVersion": kind.version, "kind": kind.name}
             policies[name_of(obj)] = {key: value for key, value in obj.items() if key != "status"}
     found = [identity_of(raw) for raw in await _list(connection, "cilium.io/v2", "ciliumidentities")]
     pods: dict[Identity, set[str]] = {}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pilus_api.connection import Connection, Object
+from pilus_api.policy_kinds import POLICY_KINDS, optional
 from pilus_api.settings import Settings
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
 from pilus_operator import facts, handlers, range_writer
@@ -33,16 +34,10 @@ from pilus_operator.slice_writer import SLICES, SliceWriter
 PODS: Final = "/api/v1/pods"
 NAMESPACES: Final = "/api/v1/namespaces"
 ENDPOINTS: Final = "/apis/cilium.io/v2/ciliumendpoints"
-POLICIES: Final = (
-    "/apis/cilium.io/v2/ciliumnetworkpolicies",
-    "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies",
-)
-# Whose definitions need not be there.
-ADMIN_POLICIES: Final = (
-    "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies",
-    "/apis/policy.networking.k8s.io/v1alpha1/baselineadminnetworkpolicies",
-    "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies",
-)
+# Those that have a status.
+POLICIES: Final = tuple(kind for kind in POLICY_KINDS if not kind.builtin)
+# Watched for definitions that may come.
+_MISSING: Final = frozenset(kind.path for kind in POLICY_KINDS if optional(kind))
 
 # What of each term's leader is told to the next.
 CURSOR: Final = "pilus.io/next-identity"
@@ -97,7 +92,7 @@ class Term:
             (range_writer.NODES, facts.node, self._node, (ranges, slices)),
             (range_writer.CILIUM_NODES, facts.cilium_node, self._cilium_node, (ranges, policies)),
             (range_writer.CLAIMS, facts.claim, self._claim, (ranges, slices)),
-            *((path, _whole, partial(self._policies.policy, path), (policies,)) for path in (*POLICIES, *ADMIN_POLICIES)),
+            *((kind.path, _whole, partial(self._policies.policy, kind.path), (policies,)) for kind in POLICIES),
         )
         async with asyncio.TaskGroup() as group:
             for path, prune, receive, woken in sources:
@@ -110,7 +105,7 @@ class Term:
     async def _follow(
         self, path: str, prune: Callable[[Object], Any], receive: Callable[[Key, Any], object], woken: tuple[Loop, ...]
     ) -> None:
-        stream = watch(self._connection, path, prune=prune, optional=path in ADMIN_POLICIES)
+        stream = watch(self._connection, path, prune=prune, optional=path in _MISSING)
         async with contextlib.aclosing(stream):
             async for event in stream:
                 match event:

@@ -19,6 +19,7 @@ from pilus_api.errors import PilusError
 from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity
 from pilus_api.labels import IdentityFilter, Labels, pod_labels
 from pilus_api.policies import drafts_of
+from pilus_api.policy_kinds import BY_NAME, BY_SHORT
 from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
 from pilus_api.resources.model import parse
 
@@ -31,9 +32,6 @@ _LARGEST = 16 << 20
 Raw = Mapping[str, Any]
 Name = tuple[str, str]  # kind of fact, key
 
-_POLICIES = {"CiliumNetworkPolicy": "cnp", "CiliumClusterwideNetworkPolicy": "ccnp", "NetworkPolicy": "knp",
-             "AdminNetworkPolicy": "anp", "BaselineAdminNetworkPolicy": "banp", "ClusterNetworkPolicy": "kcnp"}  # fmt: skip
-_NAMESPACED = ("CiliumNetworkPolicy", "NetworkPolicy")
 # Kinds of facts that stay here. A CiliumNode's labels hold where there is no Node of that name.
 _LABELS = "labels of a CiliumNode"
 _UNTOLD = ("netns", _LABELS)
@@ -131,10 +129,11 @@ class DirectorySource:
         name = str(metadata["name"])
         namespace = str(metadata.get("namespace") or "default")
         named = {**raw, "metadata": {"uid": f"{kind}/{namespace}/{name}", "namespace": namespace, **metadata}}
-        if kind in _POLICIES:
+        if kind in BY_NAME:
+            policy = BY_NAME[str(kind)]
             drafts_of(raw, cluster=self._cluster)
-            key = f"{namespace}/{name}" if kind in _NAMESPACED else name
-            return {(_POLICIES[str(kind)], key): policy_of(named)}
+            key = f"{namespace}/{name}" if policy.namespaced else name
+            return {(policy.short, key): policy_of(named)}
         if kind == "Namespace":
             return {
                 ("namespaces", name): namespace_of(
@@ -181,7 +180,7 @@ class DirectorySource:
             "namespaces",
             "identities",
             "slices",
-            *_POLICIES.values(),
+            *BY_SHORT,
             "services",
             "endpointslices",
             "cidrgroups",

@@ -18,6 +18,7 @@ from pilus_api.connection import Connection
 from pilus_api.errors import InvalidError, PilusError
 from pilus_api.identities import LAST_OF_CLUSTERS, Identity
 from pilus_api.labels import from_security_labels
+from pilus_api.policy_kinds import POLICY_KINDS, optional
 from pilus_api.policy_modes import MODE_ANNOTATION
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
 
@@ -211,12 +212,7 @@ KINDS = (
     Kind("slices", "/apis/cilium.io/v2alpha1/ciliumendpointslices", slice_of),
     Kind("claims", "/apis/pilus.io/v1alpha1/pilusrangeclaims", claim_of),
     Kind("cidrgroups", "/apis/cilium.io/v2alpha1/ciliumcidrgroups", cidr_group_of),
-    Kind("cnp", "/apis/cilium.io/v2/ciliumnetworkpolicies", policy_of),
-    Kind("ccnp", "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies", policy_of),
-    Kind("knp", "/apis/networking.k8s.io/v1/networkpolicies", policy_of),
-    Kind("anp", "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies", policy_of, optional=True),
-    Kind("banp", "/apis/policy.networking.k8s.io/v1alpha1/baselineadminnetworkpolicies", policy_of, optional=True),
-    Kind("kcnp", "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies", policy_of, optional=True),
+    *(Kind(kind.short, kind.path, policy_of, optional=optional(kind)) for kind in POLICY_KINDS),
 )
 
 
