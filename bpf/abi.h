@@ -33,6 +33,7 @@ enum pilus_identity {
 	PILUS_IDENTITY_INGRESS = 8,
 	PILUS_IDENTITY_WORLD_IPV4 = 9,
 	PILUS_IDENTITY_WORLD_IPV6 = 10,
+	PILUS_IDENTITY_FIRST_FIXED = 128,	/* up to 255: given to pods by the cluster's settings */
 };
 
 /* The eight highest bits of an identity: who has given it. Other numbers than a cluster's differ from node to node. */

@@ -204,7 +204,7 @@ pilus_always int pilus_from_node(struct pilus_packet *packet, const struct pilus
 		return -PILUS_DROP_WRONG_NODE;
 	packet->source_identity = packet->vni;
 	/* Of the reserved numbers only that of a node's own stack comes through the tunnel, and from no address but its router's. */
-	if (packet->vni < 256) {
+	if (packet->vni < PILUS_IDENTITY_FIRST_FIXED) {
 		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->source);
 
 		if (packet->vni != PILUS_IDENTITY_REMOTE_NODE || !known || !(known->flags & PILUS_IPCACHE_ROUTER) ||

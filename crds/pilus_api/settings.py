@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pilus_api.errors import InvalidError
+from pilus_api.identities import fixed_identities
 
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
@@ -53,6 +54,10 @@ def _port_range(value: object) -> object:
 Port = Annotated[int, Field(ge=1024, le=65535)]
 PortRange = Annotated[tuple[Port, Port], BeforeValidator(_port_range)]
 _NODE_PORTS = (30000, 32767)
+# NUMBER=NAME; what they may be together, identities.py says.
+FIXED_IDENTITY = "^(12[89]|1[3-9][0-9]|2[0-4][0-9]|25[0-5])=[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+FixedIdentity = Annotated[str, Field(pattern=FIXED_IDENTITY)]
+FixedIdentities = Annotated[tuple[FixedIdentity, ...], BeforeValidator(_words)]
 
 
 class Settings(BaseModel):
@@ -68,6 +73,7 @@ class Settings(BaseModel):
 
     # Identities.
     labels: Words = ()
+    fixed_identity_mapping: FixedIdentities = ()  # such as 128=kv-store; a pod asks for it by the label io.cilium.fixed-identity
     identity_gc_interval: Seconds = 900.0
     identity_heartbeat_timeout: Seconds = 1800.0
 
@@ -125,6 +131,10 @@ class Settings(BaseModel):
     def _consistent(self) -> "Settings":
         if not (self.enable_ipv4 or self.enable_ipv6):
             raise ValueError("one of enable-ipv4 and enable-ipv6 has to be true")
+        try:
+            fixed_identities(self.fixed_identity_mapping)
+        except InvalidError as error:
+            raise ValueError(f"fixed-identity-mapping: {error}") from error
         first, last = self.masquerade_port_range
         if first > last:
             raise ValueError(f"masquerade-port-range {first}-{last} is empty")

@@ -36,7 +36,16 @@ from pilus_agent.objects import routers_of
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
-from pilus_api.identities import HOST, INIT, KUBE_APISERVER, LAST_OF_CLUSTERS, RESERVED, Identity
+from pilus_api.identities import (
+    HOST,
+    INIT,
+    KUBE_APISERVER,
+    LAST_OF_CLUSTERS,
+    RESERVED,
+    Identity,
+    fixed_identities,
+    is_fixed,
+)
 from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels, NodeFilter
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.rules import ApiServers, Services
@@ -63,9 +72,12 @@ class Decisions:
         self.settings = settings
         self.tables = tables
         self.facts = Facts()
-        self.identities = IdentityIndex()
+        fixed = fixed_identities(settings.fixed_identity_mapping)
+        self.identities = IdentityIndex(fixed)
         self.ipcache = IpCache()
         self.policy = PolicyStage(settings)
+        for number, labels in fixed.items():
+            self.policy.identity(number, labels)
         self.services = ServiceStage(node)
         self.endpoints: dict[str, Endpoint] = {}
         self.labels: dict[str, Labels] = {}
@@ -287,7 +299,7 @@ class Decisions:
                 # New labels whose number is not allocated yet: the old identity goes on, as upstream's grace period has it.
                 before = self.endpoints.get(key)
                 number = before.identity if before else None
-            if number is None and key in self._given_up:
+            if number is None and key in self._given_up and not is_fixed(held):
                 number = INIT
             identities[key] = number
         governed = {

@@ -16,7 +16,7 @@ from pilus_agent.judgement import EndpointJudgement, Judgement, Lookup, Packet, 
 from pilus_agent.nearest import PROTOCOLS, nearest_miss
 from pilus_agent.wiring import Wiring
 from pilus_api.errors import PilusError
-from pilus_api.identities import FIRST_ALLOCATED, HOST, LAST_OF_CLUSTERS, WORLD, Identity
+from pilus_api.identities import FIRST_FIXED, HOST, LAST_OF_CLUSTERS, WORLD, Identity
 from pilus_api.labels import Labels, parse_label
 from pilus_api.rules import Direction
 
@@ -197,7 +197,7 @@ class Why:
         item: Item = {"direction": direction.name.lower(), "at": end.words, "node": end.node, "enforced": True, "rule": None,
                       "nearest": None, "audit": None}  # fmt: skip
         if end.local is None:
-            known = end.identity is not None and FIRST_ALLOCATED <= end.identity <= LAST_OF_CLUSTERS
+            known = end.identity is not None and FIRST_FIXED <= end.identity <= LAST_OF_CLUSTERS
             return item | {"verdict": "elsewhere", "reason": "decided by the pod's own node: ask there"} if known else None
         if other.identity is None:
             return item | {"verdict": "deny", "reason": f"{other.words} has no identity yet"}

@@ -12,14 +12,19 @@ from collections import deque
 from collections.abc import Container, Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity
-from pilus_api.labels import IdentityFilter, pod_labels, security_labels
+from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity, identity_labels
+from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Labels, security_labels
 from pilus_api.watch import Key
 from pilus_operator.facts import IdentityObject, Pod
 
 REST_SECONDS = 3600.0
 
 Pairs = tuple[tuple[str, str], ...]
+
+
+def asks_for_fixed(labels: Pairs) -> bool:
+    """Whether this is not a pod's labels, but the name of a fixed identity that it asks for."""
+    return len(labels) == 1 and labels[0][0].startswith(f"{SOURCE_RESERVED}:")
 
 
 class PodIdentities:
@@ -95,7 +100,7 @@ class PodIdentities:
             # Every rollout brings labels (a template's hash) that will not be asked for again.
             if len(self._computed) > 2 * len(self._pods) + 1000:
                 self._computed.clear()
-            every = pod_labels(dict(pod.labels), key.namespace, dict(namespace), pod.service_account, self._cluster)
+            every = identity_labels(dict(pod.labels), key.namespace, dict(namespace), pod.service_account, self._cluster)
             self._computed[given] = tuple(sorted(security_labels(self._keep(every)).items()))
         return self._computed[given]
 
@@ -117,7 +122,9 @@ class PodIdentities:
 class Numbers:
     """CiliumIdentity objects -> the number of each label set, and which number comes next."""
 
-    def __init__(self, cluster_id: int = 0, cursor: int = 0) -> None:
+    def __init__(self, cluster_id: int = 0, cursor: int = 0, fixed: Mapping[Identity, Labels] | None = None) -> None:
+        """`fixed`: numbers that settings give to names."""
+        self._fixed = {tuple(security_labels(labels).items()): number for number, labels in (fixed or {}).items()}
         base = cluster_id << 16
         self._first, self._last = base | (0 if cluster_id else FIRST_ALLOCATED), base | LAST_ALLOCATED
         self.cursor = cursor if self._first <= cursor <= self._last else self._first
@@ -152,7 +159,13 @@ class Numbers:
 
     def of(self, labels: Pairs) -> Identity | None:
         """The number that counts for a label set: its lowest."""
+        if asks_for_fixed(labels):
+            return self._fixed.get(labels)
         return min(self._by_labels.get(labels, ()), default=None)
+
+    def lacks(self, labels: Pairs) -> bool:
+        """Whether a number is to be allocated. Never for a name that nobody has given one: such a pod has no identity."""
+        return self.of(labels) is None and not asks_for_fixed(labels)
 
     def refuse(self, number: Identity) -> None:
         """The API server has it already, though we have not seen it yet."""

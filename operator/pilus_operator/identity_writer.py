@@ -13,7 +13,7 @@ import structlog
 
 from pilus_api.connection import AlreadyExists, Conflict, Connection, NotFound, Object
 from pilus_api.errors import TemporaryError
-from pilus_api.identities import Identity
+from pilus_api.identities import Identity, fixed_identities
 from pilus_api.labels import NAMESPACE_KEY, IdentityFilter
 from pilus_api.settings import Settings
 from pilus_api.watch import Key
@@ -49,7 +49,7 @@ class IdentityWriter:
         self._metrics = metrics
         self._clock = clock
         self.pods = PodIdentities(IdentityFilter(settings.labels), settings.cluster_name)
-        self.numbers = Numbers(settings.cluster_id, cursor)
+        self.numbers = Numbers(settings.cluster_id, cursor, fixed_identities(settings.fixed_identity_mapping))
         self.in_sync = False
         self._missing: dict[Pairs, None] = {}
         self._marked: dict[Identity, float] = {}
@@ -95,13 +95,13 @@ class IdentityWriter:
                 return ()
         self._metrics.identities.set(len(self.numbers.objects))
         users = self.pods.users_of(labels) if labels is not None else ()
-        if users and labels is not None and self.numbers.of(labels) is None:
+        if users and labels is not None and self.numbers.lacks(labels):
             self._missing[labels] = None
         return tuple(users)
 
     def _look(self, key: Key) -> None:
         labels = self.pods.labels_of(key)
-        if labels is not None and self.numbers.of(labels) is None:
+        if labels is not None and self.numbers.lacks(labels):
             self._missing[labels] = None
 
     def identity_of(self, key: Key) -> Identity | None:
@@ -129,7 +129,7 @@ class IdentityWriter:
         await each(todo, create)
 
     async def _create(self, labels: Pairs) -> None:
-        while self.numbers.of(labels) is None and self.pods.users_of(labels):
+        while self.numbers.lacks(labels) and self.pods.users_of(labels):
             number = self.numbers.next(self._clock())
             if number is None:
                 raise TemporaryError("no identity is free: all numbers are in use, or were an hour ago")

@@ -8,7 +8,29 @@ from tests.packets.harness.scenario import Delivered, Dropped, FromPod, FromTunn
 from tests.packets.harness.testrun import TestRun
 
 pytestmark = pytest.mark.kernel
-NUMBERS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 255, 256, 1001, FAR.identity, NEAR_FAR.identity, 4242, 1 << 16, (1 << 24) - 1)
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    127,
+    128,
+    255,
+    256,
+    1001,
+    FAR.identity,
+    NEAR_FAR.identity,
+    4242,
+    1 << 16,
+    (1 << 24) - 1,
+)
 KNOWN = {1001, 1002, 1003, FAR.identity, NEAR_FAR.identity}
 
 
@@ -19,7 +41,7 @@ def _expected(node: NodeActor, source: str, number: int, family: int) -> str:
         return "UNKNOWN_SENDER"
     if of.get(source) is not node:
         return "WRONG_NODE"
-    if number < 256:
+    if number < 128:
         return "" if number == 6 and source == node.routers[family] else "INVALID_VNI"
     return "" if number in KNOWN else "UNKNOWN_IDENTITY"
 

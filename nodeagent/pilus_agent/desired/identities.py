@@ -6,20 +6,20 @@ Two objects for one label set are legal: the lowest number wins, on every node a
 from collections.abc import Mapping
 
 from pilus_agent.facts import Pod
-from pilus_api.identities import RESERVED, Identity
-from pilus_api.labels import IdentityFilter, Labels, pod_labels
+from pilus_api.identities import FIRST_ALLOCATED, RESERVED, Identity, identity_labels
+from pilus_api.labels import IdentityFilter, Labels
 
 
 class IdentityIndex:
-    """label set <-> number, reserved ones included."""
+    """label set <-> number, reserved ones included. `fixed`: numbers that settings give to names."""
 
-    def __init__(self) -> None:
-        self.labels: dict[Identity, Labels] = dict(RESERVED)
-        self._numbers: dict[Labels, set[Identity]] = {}
+    def __init__(self, fixed: Mapping[Identity, Labels] | None = None) -> None:
+        self.labels: dict[Identity, Labels] = dict(RESERVED) | dict(fixed or {})
+        self._numbers: dict[Labels, set[Identity]] = {labels: {number} for number, labels in (fixed or {}).items()}
 
     def upsert(self, number: Identity, labels: Labels) -> None:
         """A reserved number is never given away, whatever an object says."""
-        if number in RESERVED or self.labels.get(number) == labels:
+        if number < FIRST_ALLOCATED or self.labels.get(number) == labels:
             return
         self.gone(number)
         self.labels[number] = labels
@@ -30,7 +30,7 @@ class IdentityIndex:
         self.labels[number] = labels
 
     def gone(self, number: Identity) -> None:
-        if number in RESERVED:
+        if number < FIRST_ALLOCATED:
             return
         labels = self.labels.pop(number, None)
         if labels is None:
@@ -52,4 +52,4 @@ def labels_of(
     held = namespaces.get(pod.namespace)
     if held is None:
         return None
-    return relevant(pod_labels(dict(pod.labels), pod.namespace, dict(held), pod.service_account, cluster))
+    return relevant(identity_labels(dict(pod.labels), pod.namespace, dict(held), pod.service_account, cluster))

@@ -16,8 +16,8 @@ from pilus_agent.facts import AllocatedIdentity, Namespace, Pod
 from pilus_agent.sources.documents import documents
 from pilus_agent.sources.kubernetes import Sink, cidr_group_of, namespace_of, node_labels_of, node_of, pod_of, policy_of
 from pilus_api.errors import PilusError
-from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity
-from pilus_api.labels import IdentityFilter, Labels, pod_labels
+from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity, identity_labels, is_fixed
+from pilus_api.labels import IdentityFilter, Labels
 from pilus_api.policies import drafts_of
 from pilus_api.policy_kinds import BY_NAME, BY_SHORT
 from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
@@ -160,12 +160,13 @@ class DirectorySource:
             now.setdefault(("namespaces", namespace), Namespace((("kubernetes.io/metadata.name", namespace),)))
             pod: Pod = now[kind, key]
             labels = self._relevant(
-                pod_labels(
+                identity_labels(
                     dict(pod.labels), namespace, dict(now["namespaces", namespace].labels), pod.service_account, self._cluster
                 )
             )
-            number = self._identities.number(labels)
-            now["identities", str(number)] = AllocatedIdentity(number, labels)
+            if not is_fixed(labels):  # its number stands in the settings
+                number = self._identities.number(labels)
+                now["identities", str(number)] = AllocatedIdentity(number, labels)
         for kind, key in [name for name in now if name[0] == _LABELS]:
             now.setdefault(("nodelabels", key), now[kind, key])
         self.pods = {key: netns for (kind, key), netns in now.items() if kind == "netns" and netns}

@@ -181,6 +181,23 @@ async def test_a_pod_is_not_believed_about_itself(kernel: FakeKernel) -> None:
     assert world.wiring.labels["c-liar/eth0"] == world.wiring.labels["c-web/eth0"]
 
 
+async def test_a_pod_that_asks_for_a_fixed_identity_has_it_or_none_at_all(kernel: FakeKernel) -> None:
+    world = populated(kernel, fixed_identity_mapping=("128=kv-store",))
+    asking = {"app": "store", "io.cilium.fixed-identity": "kv-store"}
+    async with world.running():
+        world.pod(3, replace(pod("asks"), labels=tuple(sorted(asking.items()))))
+        world.pod(4, replace(pod("stray"), labels=(("io.cilium.fixed-identity", "nobody"),)))
+        await world.realise()
+        assert (world.endpoint("10.0.1.13") or {})["identity"] == 128
+        assert (world.known("10.0.1.13") or {})["identity"] == 128
+        assert 128 in {key for key, _ in world.rows("identities")}
+        world.wiring.give_up("c-stray/eth0")
+        await world.realise()
+        row = world.endpoint("10.0.1.14")
+        assert row is not None
+        assert (row["identity"], row["flags"] & READY) == (0, 0), "it never falls back"
+
+
 async def test_without_identity_a_pod_waits_and_then_is_closed(kernel: FakeKernel) -> None:
     world = populated(kernel)
     async with world.running():

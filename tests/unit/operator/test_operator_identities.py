@@ -2,7 +2,7 @@
 
 import pytest
 
-from pilus_api.identities import Identity
+from pilus_api.identities import Identity, fixed_identities
 from pilus_api.labels import IdentityFilter
 from pilus_api.watch import Key
 from pilus_operator.facts import IdentityObject, Pod
@@ -157,3 +157,18 @@ def test_a_second_object_of_a_label_set_is_unused() -> None:
         numbers.set(Identity(number), held(*LABELS))
     assert Collection(numbers, {LABELS}, set(), {}, 60.0).plan(0.0) == [Mark(Identity(301), unused=True)]
     assert Collection(numbers, set(), set(), {}, 60.0).judge(Identity(999), 0.0) is None
+
+
+def test_a_pod_that_asks_for_a_fixed_identity_gets_its_number_and_nobody_allocates_one() -> None:
+    made = pods()
+    numbers = Numbers(fixed=fixed_identities(["128=kv-store"]))
+    for name, asked, expected in (("a", "kv-store", 128), ("b", "unknown", None)):
+        key = Key("ns", name)
+        made.set_pod(key, Pod("u", (("app", "web"), ("io.cilium.fixed-identity", asked)), "sa", "", False, False))
+        labels = made.labels_of(key)
+        assert labels is not None
+        assert numbers.of(labels) == expected
+        assert not numbers.lacks(labels)
+    # Nor does an object that somebody has made give a name a number.
+    numbers.set(Identity(300), held(("reserved:unknown", "")))
+    assert numbers.of((("reserved:unknown", ""),)) is None
