@@ -6,14 +6,9 @@ In: models of resources.policyports. Out: rules.Ports. An absent list is None; o
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from pilus_api.protocols import ICMP, ICMPV6, SCTP, TCP, UDP
 from pilus_api.resources.policyports import IcmpRule, PortDenyRule, PortProtocol, PortRule
 from pilus_api.rules import Ports
-
-TCP: Final = 6
-UDP: Final = 17
-SCTP: Final = 132
-ICMP: Final = 1
-ICMPV6: Final = 58
 
 PROTOCOLS: Mapping[str, tuple[int, ...]] = {"TCP": (TCP,), "UDP": (UDP,), "SCTP": (SCTP,), "ANY": (TCP, UDP, SCTP)}
 LAST_PORT: Final = 65535

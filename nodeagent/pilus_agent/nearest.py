@@ -7,22 +7,21 @@ from collections.abc import Iterable, Mapping
 
 from pilus_agent.desired.policy.addresses import longest
 from pilus_agent.desired.policy.answers import Decision, Layers
-from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, ONE_PORT, PortRow, PortTable
+from pilus_agent.desired.policy.porttable import ANY_PROTOCOL, PORTS, PortRow, PortTable
 from pilus_agent.desired.policy.tables import CompiledPolicy, DirectionTables
 from pilus_agent.judgement import Packet
 from pilus_api.identities import HOST, Identity
 from pilus_api.labels import Labels
+from pilus_api.protocols import ICMP, ICMPV6, PROTOCOL_NAMES
 from pilus_api.rules import Direction, Scope
-
-PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 
 
 def port_words(protocol: int, low: int, high: int) -> str:
     """`TCP 80`, `TCP 80-89`, `TCP, every port`; of ICMP the type."""
-    name = PROTOCOLS.get(protocol, f"protocol {protocol}")
-    if (low, high) == (0, 65535):
+    name = PROTOCOL_NAMES.get(protocol, f"protocol {protocol}")
+    if (low, high) == (0, PORTS - 1):
         return f"{name}, every port"
-    return f"{name} {'type ' if protocol in (1, 58) else ''}{low}" + (f"-{high}" if high != low else "")
+    return f"{name} {'type ' if protocol in (ICMP, ICMPV6) else ''}{low}" + (f"-{high}" if high != low else "")
 
 
 def nearest_miss(policy: CompiledPolicy, packet: Packet, labels: Mapping[Identity, Labels]) -> str:
@@ -46,12 +45,12 @@ def _other_port(policy: CompiledPolicy, tables: Iterable[PortTable], packet: Pac
         return ""
 
     def distance(row: PortRow) -> tuple[bool, int]:
-        low, high = _span(row)
+        low, high = row.span
         return row.protocol != packet.protocol, max(low - packet.port, packet.port - high, 0)
 
     row = min(allowing, key=distance)
     asked = port_words(packet.protocol, packet.port, packet.port)
-    return f"{port_words(row.protocol, *_span(row))} is allowed by {_rule(policy, row)}; this is {asked}"
+    return f"{port_words(row.protocol, *row.span)} is allowed by {_rule(policy, row)}; this is {asked}"
 
 
 def _other_peer(policy: CompiledPolicy, tables: DirectionTables, packet: Packet, labels: Mapping[Identity, Labels]) -> str:
@@ -88,12 +87,6 @@ def _other_address(policy: CompiledPolicy, tables: DirectionTables, packet: Pack
 def _lets_pass(row: PortRow) -> bool:
     answer = Layers(row.answer, row.above).answer
     return answer.decision is Decision.ALLOW and answer.rule != 0
-
-
-def _span(row: PortRow) -> tuple[int, int]:
-    if row.length <= ANY_PORT:
-        return 0, 65535
-    return row.port, row.port + (1 << (ONE_PORT - row.length)) - 1
 
 
 def _rule(policy: CompiledPolicy, row: PortRow) -> str:

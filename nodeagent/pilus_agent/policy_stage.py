@@ -25,6 +25,8 @@ from pilus_api.labels import SOURCE_RESERVED, Labels
 from pilus_api.policies import Draft, drafts_of, groups_of, resolve
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode, mode_of
+from pilus_api.protocols import PROTOCOL_NAMES
+from pilus_api.rule_numbers import default_deny, rule_number
 from pilus_api.rules import CidrGroup, Direction, GroupName, Network, Origin, Policy, Services
 from pilus_api.selectors import EVERYTHING, exists, selector
 from pilus_api.settings import Settings
@@ -33,10 +35,6 @@ _log = structlog.get_logger(__name__)
 Ports = frozenset[tuple[str, int, int]]
 Item = dict[str, Any]
 
-# Above the numbers of rules: a policy has at most ROW_BUDGET rows.
-DEFAULT_DENY = 0xFFFE
-
-_PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 _BUILTIN = "pilus"
 
 
@@ -301,28 +299,20 @@ class PolicyStage:
         return self._rows.number_of(policy)
 
     def rules(self) -> dict[str, str]:
-        """A policy's number times 65,536 plus a rule's in it -> the rule's text, for whoever reads events.
+        """What pilus_api.rule_numbers calls a rule -> the rule's text, for whoever reads events."""
+        return {number: text for policy in self._kept.values() for number, text in self.rules_of(policy).items()}
 
-        In place of a rule, DEFAULT_DENY plus a direction is what refuses where no rule matches.
-        """
-        found: dict[str, str] = {}
-        for policy in self._kept.values():
-            number = self._rows.number_of(policy.name) << 16
-            found |= {str(number | index): str(origin) for index, origin in enumerate(policy.origins, 1)}
-            for direction in Direction:
-                if closers := policy.closers[direction]:
-                    default = self.default_deny(self._rows.number_of(policy.name), direction)
-                    found[str(default)] = f"default deny of {_listed(closers)}"
+    def rules_of(self, policy: CompiledPolicy) -> dict[str, str]:
+        number = self._rows.number_of(policy.name)
+        found = {str(rule_number(number, index)): str(origin) for index, origin in enumerate(policy.origins, 1)}
+        for direction in Direction:
+            if closers := policy.closers[direction]:
+                found[str(default_deny(number, direction))] = f"default deny of {_listed(closers)}"
         return found
 
     def numbered(self, number: int) -> CompiledPolicy | None:
         """The policy that the kernel knows by this number; None: by none that we keep."""
         return next((policy for policy in self._kept.values() if self._rows.number_of(policy.name) == number), None)
-
-    @staticmethod
-    def default_deny(number: int, direction: Direction) -> int:
-        """What names the default deny of a policy's direction among `rules`."""
-        return number << 16 | DEFAULT_DENY + direction
 
     # -- what became of it -------------------------------------------------------------------------------------------------
 
@@ -481,16 +471,14 @@ def _verdicts(policy: CompiledPolicy, peer_class: PeerClass) -> list[Item]:
 def _verdict(policy: CompiledPolicy, row: PortRow) -> Item:
     layers = Layers(row.answer, row.above)
     answer, origin = layers.answer, policy.origin(layers.answer.rule)
-    protocol = _PROTOCOLS.get(row.protocol, str(row.protocol))
-    span = 1 << (64 - row.length) if row.length >= ANY_PORT else 0
+    protocol = PROTOCOL_NAMES.get(row.protocol, str(row.protocol))
+    low, high = row.span
     if row.length == ANY_PROTOCOL:
         words = "everything"
     elif row.length == ANY_PORT:
         words = f"{protocol}, every port"
-    elif span == 1:
-        words = f"{protocol} {row.port}"
     else:
-        words = f"{protocol} {row.port}-{row.port + span - 1}"
+        words = f"{protocol} {low}" + (f"-{high}" if high != low else "")
     return {
         "words": words,
         "decision": "allow" if answer.decision is Decision.ALLOW else "deny",

@@ -13,16 +13,18 @@ from pilus_agent.desired.addresses import raw
 from pilus_agent.desired.nodes import CIDR_NODES, LOCAL, NODE, ROUTER
 from pilus_agent.facts import Address, Attachment
 from pilus_agent.judgement import EndpointJudgement, Judgement, Lookup, Packet, judge_endpoint
-from pilus_agent.nearest import PROTOCOLS, nearest_miss
+from pilus_agent.nearest import nearest_miss
 from pilus_agent.wiring import Wiring
 from pilus_api.errors import PilusError
 from pilus_api.identities import FIRST_FIXED, HOST, LAST_OF_CLUSTERS, WORLD, Identity
 from pilus_api.labels import Labels, parse_label
+from pilus_api.protocols import PROTOCOL_NAMES
+from pilus_api.rule_numbers import default_deny, rule_number
 from pilus_api.rules import Direction
 
 Item = dict[str, Any]
 
-_NUMBERS: Final = {name.upper(): number for number, name in PROTOCOLS.items()}
+_NUMBERS: Final = {name.upper(): number for number, name in PROTOCOL_NAMES.items()}
 _MOST_BACKENDS: Final = 20
 
 
@@ -67,7 +69,7 @@ class Why:
         asking = self._end(source, version)
         service, targets = self._targets(destination, version, protocol, port)
         ways = [self._way(asking, target, protocol, number) for target, number in targets]
-        return {"item": {"protocol": PROTOCOLS[protocol], "service": service, "ways": ways}}
+        return {"item": {"protocol": PROTOCOL_NAMES[protocol], "service": service, "ways": ways}}
 
     # -- ends --------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Why:
             asked = [ip_address(one) for one in addresses if text in (one, name) and version in (0, ip_address(one).version)]
             found = [target for address in sorted(asked, key=str) for target in self._backends(address, protocol, port)]
             if not found and not (text == name and self._named(text)):
-                raise PilusError(f"Service {name} has nobody ready on {PROTOCOLS[protocol]} {port}: connections are refused")
+                raise PilusError(f"Service {name} has nobody ready on {PROTOCOL_NAMES[protocol]} {port}: connections are refused")
             if found:
                 return name, found[:_MOST_BACKENDS]
         return "", [(self._end(text, version), port)]
@@ -224,20 +226,20 @@ class Why:
         return told
 
     def _because(self, held: Judgement, packet: Packet) -> Item:
-        rules = self._wiring.policy.rules()
         if held.trouble:
             return {"reason": held.trouble, "rule": None}
+        policy = self._wiring.policy.numbered(held.policy)
+        rules = self._wiring.policy.rules_of(policy) if policy else {}
         if held.rule:
             by = "by address" if held.by_address else "by identity"
             return {
                 "reason": f"a rule {'allows' if held.allowed else 'denies'} it, {by}",
-                "rule": rules.get(str(held.policy << 16 | held.rule)),
+                "rule": rules.get(str(rule_number(held.policy, held.rule))),
             }
         if held.allowed:
             return {"reason": "no rule means it, and nothing denies by default", "rule": None}
-        policy = self._wiring.policy.numbered(held.policy)
         near = nearest_miss(policy, packet, self._wiring.identities.labels) if policy else ""
-        default = self._wiring.policy.default_deny(held.policy, packet.direction)
+        default = default_deny(held.policy, packet.direction)
         return {"reason": "no rule means it", "rule": rules.get(str(default)), "nearest": near or None}
 
 

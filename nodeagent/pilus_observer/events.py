@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pilus_api.protocols import PROTOCOL_NAMES
 from pilus_maps.layout import Layout
 from pilus_observer import words
 from pilus_observer.words import Words
@@ -99,7 +100,7 @@ class Decoder:
         portless = number in words.ICMP or family == 0
 
         def end(side: str) -> End:
-            port = None if portless or number not in words.PROTOCOLS else record[f"{side}_port"]
+            port = None if portless or number not in PROTOCOL_NAMES else record[f"{side}_port"]
             return End(words.address(family, record[side]), port, record[f"{side}_identity"])
 
         return Event(

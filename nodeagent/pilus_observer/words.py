@@ -8,7 +8,9 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
+from pilus_api.protocols import PROTOCOL_NAMES
+from pilus_api.rule_numbers import default_deny, rule_number
+
 ICMP = frozenset({1, 58})
 FORWARDED, DROPPED, AUDIT = "FORWARDED", "DROPPED", "AUDIT"
 INGRESS, EGRESS = "ingress", "egress"
@@ -22,8 +24,6 @@ _HOOK_DIRECTIONS = {
     "uplink_from": INGRESS,
     "uplink_to": EGRESS,
 }
-# In place of a rule's number: the default deny of a direction (policy_stage.py writes the list).
-_DEFAULT_DENY = 0xFFFE
 # These reasons come from a policy: the event says which direction's.
 _POLICY_REASONS = ("PILUS_DROP_POLICY", "PILUS_DROP_POLICY_DENY", "PILUS_DROP_UNKNOWN_IDENTITY")
 # The flow tools' names for reasons are their texts in capitals, but for these. They keep the name that a number once had.
@@ -38,7 +38,7 @@ _FLOW_REASONS = {
 
 
 def protocol(number: int) -> str:
-    return PROTOCOLS.get(number, str(number))
+    return PROTOCOL_NAMES.get(number, str(number))
 
 
 def address(family: int, raw: bytes) -> str | None:
@@ -93,9 +93,11 @@ class Words:
     def rule_number(self, record: Mapping[str, Any]) -> int:
         """What names the rule that decided in the agent's list of rules (agent-api.md); 0 where none did."""
         if record["rule"]:
-            return int(record["policy"]) << 16 | int(record["rule"])
+            return rule_number(int(record["policy"]), int(record["rule"]))
         refused = record["reason"] == self._no_rule or record["audited"]
-        return int(record["policy"]) << 16 | _DEFAULT_DENY + int(record["direction"]) if refused and record["policy"] else 0
+        if not (refused and record["policy"]):
+            return 0
+        return default_deny(int(record["policy"]), int(record["direction"]))
 
     def flow_reason(self, number: int) -> str:
         """The reason's name in the flow tools' metrics."""

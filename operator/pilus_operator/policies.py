@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from pilus_api.connection import Object
+from pilus_api.policy_kinds import POLICY_KINDS, optional
 from pilus_operator.facts import Realised
 
 VALID = "Valid"
@@ -19,9 +20,8 @@ IN_FORCE_TEXT = "All of it is in force"
 NOTES = "Notes"
 NO_NOTES_TEXT = "Nothing to note"
 _LONGEST_TEXT = 4096
-_ON = "On "
-# The API group of kinds whose definitions are not ours.
-PLAIN = "/apis/policy.networking.k8s.io/"
+# Where those are served whose definitions are not ours.
+_PLAIN = tuple(f"/apis/{kind.version}/" for kind in POLICY_KINDS if optional(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +87,6 @@ class Policies:
         told = {node: self._said.get(node, {}).get(uid) for node in sorted(self._nodes)}
         return {node: said for node, said in told.items() if said is not None and said.generation == generation}
 
-    def _missing(self, uid: str) -> str:
-        """What keeps this generation from being in force as it is written, "" if nothing does that a node has told of."""
-        current = self._current(uid)
-        errors = [f"{node}: {said.error}" for node, said in current.items() if said.error]
-        fields = sorted({path for said in current.values() for path in said.unenforced})
-        parts = ["; ".join(errors)] if errors else []
-        if fields:
-            parts.append(f"not in force as it is written, and what it would allow by that is denied: {', '.join(fields)}")
-        return "; ".join(parts)[:_LONGEST_TEXT]
-
-    def _notes(self, uid: str) -> str:
-        """What nodes note of this generation; they note the same, but not at the same time."""
-        found = dict.fromkeys(note for said in self._current(uid).values() for note in said.notes)
-        return "; ".join(found)[:_LONGEST_TEXT]
-
     def _condition(self, uid: str, kind: str, wanted: tuple[str, str], now: str) -> dict[str, str] | None:
         """The condition as it should be, None if it stands there so."""
         held = next((dict(pairs) for pairs in self.policies[uid].conditions if ("type", kind) in pairs), None)
@@ -116,15 +101,16 @@ class Policies:
         """The status to merge; None: it stands there already. `now` is RFC 3339, for a condition that changes."""
         policy = self.policies[uid]
         wanted = {VALID: ("False", policy.error) if policy.error else ("True", VALID_TEXT)}
-        missing = self._missing(uid)
+        current = self._current(uid)
+        missing = _missing(current)
         enforced = self.enforced(uid) if not policy.error else f"0/{len(self._nodes)}"
         if policy.plain:
             there = enforced == f"{len(self._nodes)}/{len(self._nodes)}"
-            wanted[IN_FORCE] = ("False" if missing or not there else "True", missing or f"{_ON}{enforced} nodes")
+            wanted[IN_FORCE] = ("False" if missing or not there else "True", missing or f"On {enforced} nodes")
         elif missing or any(("type", IN_FORCE) in pairs for pairs in policy.conditions):
             wanted[IN_FORCE] = ("False", missing) if missing else ("True", IN_FORCE_TEXT)
-        notes = self._notes(uid)
-        if notes or (self._current(uid) and any(("type", NOTES) in pairs for pairs in policy.conditions)):
+        notes = _notes(current)
+        if notes or (current and any(("type", NOTES) in pairs for pairs in policy.conditions)):
             wanted[NOTES] = ("True", notes) if notes else ("False", NO_NOTES_TEXT)
         changed = {kind: made for kind, text in wanted.items() if (made := self._condition(uid, kind, text, now)) is not None}
         found: Object = {}
@@ -136,7 +122,7 @@ class Policies:
             return found or None
         if policy.enforced != enforced:
             found["enforced"] = enforced
-        if current := self._current(uid):  # as it was while no node has spoken
+        if current:  # as it was while no node has spoken
             mode = "audit" if any(said.audited for said in current.values()) else "enforce"
             selected = sum(said.selected for said in current.values())
             found |= {"mode": mode} if policy.mode != mode else {}
@@ -145,16 +131,12 @@ class Policies:
 
     def news(self, uid: str, status: Object) -> list[tuple[str, str]]:
         """(reason, message) of what is not as it was declared, as far as this status says something new of it."""
-        known = {(dict(pairs).get("type"), dict(pairs).get("message")) for pairs in self.policies[uid].conditions}
-        return [
-            (f"Not{one['type']}", one["message"])
-            for one in status.get("conditions", ())
-            if one.get("type") in (VALID, IN_FORCE)
-            and one.get("status") == "False"
-            and (one["type"], one["message"]) not in known
-            # Of a kind that always has the condition, it is false until every node has spoken.
-            and not one["message"].startswith(_ON)
-        ]
+        policy = self.policies[uid]
+        known = {(dict(pairs).get("type"), dict(pairs).get("message")) for pairs in policy.conditions}
+        # Of a kind that always has the second, it is false until every node has spoken: that is no news.
+        wrong = {(VALID, policy.error), (IN_FORCE, _missing(self._current(uid)))}
+        told = [(str(one.get("type")), str(one.get("message"))) for one in status.get("conditions", ())]
+        return [(f"Not{kind}", message) for kind, message in told if message and (kind, message) in wrong - known]
 
     def written(self, uid: str, status: Object) -> None:
         """`status`: as it stands there now."""
@@ -162,6 +144,22 @@ class Policies:
             held = self.policies[uid]
             made = policy_of({"metadata": {"generation": held.generation}, "status": status}, held.path, held.error)
             self.policies[uid] = replace(made, about=held.about)
+
+
+def _missing(current: Mapping[str, Realised]) -> str:
+    """What keeps a generation from being in force as it is written, "" if nothing does that a node has told of."""
+    errors = [f"{node}: {said.error}" for node, said in current.items() if said.error]
+    fields = sorted({path for said in current.values() for path in said.unenforced})
+    parts = ["; ".join(errors)] if errors else []
+    if fields:
+        parts.append(f"not in force as it is written, and what it would allow by that is denied: {', '.join(fields)}")
+    return "; ".join(parts)[:_LONGEST_TEXT]
+
+
+def _notes(current: Mapping[str, Realised]) -> str:
+    """What nodes note of a generation; they note the same, but not at the same time."""
+    found = dict.fromkeys(note for said in current.values() for note in said.notes)
+    return "; ".join(found)[:_LONGEST_TEXT]
 
 
 def conditions_of(raw: Object) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -179,5 +177,5 @@ def policy_of(raw: Object, path: str, error: str) -> Policy:
         "apiVersion": str(raw.get("apiVersion", "")), "kind": str(raw.get("kind", "")), "name": str(metadata.get("name", "")),
         "namespace": str(metadata.get("namespace", "")), "uid": str(metadata.get("uid", "")),
     }  # fmt: skip
-    plain = path.startswith(PLAIN)
+    plain = path.startswith(_PLAIN)
     return Policy(path, generation, error, conditions_of(raw), enforced, mode, known, plain, tuple(about.items()))

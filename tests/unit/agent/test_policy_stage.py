@@ -16,6 +16,7 @@ from pilus_agent.tables import TableLayout, Tables
 from pilus_api.decode import decode
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import Label, Labels, canonical
+from pilus_api.rule_numbers import default_deny
 from pilus_api.rules import Direction
 from pilus_api.settings import Settings
 from pilus_maps.layout import Layout
@@ -340,7 +341,7 @@ def test_audit_changes_nothing_but_what_is_told(stage: PolicyStage, tables: Tabl
 def test_who_denies_by_default_has_a_name(stage: PolicyStage, tables: Tables) -> None:
     stage.put("cnp", "default/let", policy("let", LET_CLIENT))
     found = decide(stage, tables)
-    default = stage.default_deny(stage.number(found.policy), Direction.INGRESS)
+    default = default_deny(stage.number(found.policy), Direction.INGRESS)
     assert stage.rules()[str(default)] == "default deny of CiliumNetworkPolicy default/let"
     assert str(default + 1) not in stage.rules(), "egress is open"
 

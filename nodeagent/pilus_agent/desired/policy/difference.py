@@ -10,7 +10,7 @@ from typing import Final
 
 from pilus_agent.desired.policy.addresses import longest
 from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, Answer, Decision, Layers, combine
-from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, ONE_PORT, PORTS, PortTable
+from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PORTS, PortTable
 from pilus_agent.desired.policy.tables import CompiledPolicy
 from pilus_api.identities import WORLD, Identity
 from pilus_api.rules import Direction, Network, Origin, Scope
@@ -103,8 +103,8 @@ class _Side:
 
     def cuts(self, protocol: int) -> set[int]:
         """Ports at which another answer may begin."""
-        rows = [row for table in self._tables for row in table.rows if row.protocol == protocol and row.length > ANY_PORT]
-        return {row.port for row in rows} | {row.port + (1 << (ONE_PORT - row.length)) for row in rows}
+        spans = [row.span for table in self._tables for row in table.rows if row.protocol == protocol and row.length > ANY_PORT]
+        return {low for low, _ in spans} | {high + 1 for _, high in spans}
 
     def answer(self, protocol: int, port: int) -> Answer:
         if self._who is None:

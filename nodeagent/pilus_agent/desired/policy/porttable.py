@@ -69,6 +69,13 @@ class PortRow:
             return True
         return protocol == self.protocol and (port ^ self.port) >> (ONE_PORT - self.length) == 0
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last of its ports."""
+        if self.length <= ANY_PORT:
+            return 0, PORTS - 1
+        return self.port, self.port + (1 << (ONE_PORT - self.length)) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class PortTable:
