@@ -46,9 +46,10 @@ def test_one_pod_takes_no_more_than_half_of_the_nodes_ports(uplink: TestRun, fam
     assert _took(uplink, CLIENT, family, 2000, 50) == 0
     for other in (OTHER, WEB):
         assert _took(uplink, other, family, 1000, 4) == 4, f"nothing is left for {other.name}"
-    # Nor do two of them together.
+    # Nor do two of them together: seven ports are neither's, and four at most of these are in use. Where so few are left a flow
+    # may not find one by chance, so there are many.
     _took(uplink, OTHER, family, 3000, 640)
-    assert _took(uplink, WEB, family, 3000, 2) == 2
+    assert 3 <= _took(uplink, WEB, family, 3000, 640) <= 7
 
 
 # -- ends that nobody meant --------------------------------------------------------------------------------------------
