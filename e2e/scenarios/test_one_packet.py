@@ -108,8 +108,8 @@ def test_without_an_agent_what_runs_goes_on_and_nothing_new_starts(lab: Lab) -> 
         assert connect(lab, "client", addresses(lab, server)[0]) == ""
     lab.apply(pod("late", "n1", app="client"))
 
-    # Which of the two is met is for the kubelet's clock to say: it has the plugin asked for its STATUS every five seconds, and after
-    # a refusal does not come to ADD.
+    # Which of the two is met, the kubelet's clock says: it asks for the plugin's STATUS every five seconds, and after a refusal
+    # does not come to ADD.
     away = "the Pilus agent of this node does not answer"
     refusals = {"FailedCreatePodSandBox": f"{away}: try again later", "NetworkNotReady": away}
 
