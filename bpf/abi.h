@@ -12,7 +12,8 @@
 #pragma once
 
 enum pilus_family {
-	PILUS_FAMILY_LINK = 0,		/* endpoints alone: no address, but the number of a pod's link in its first word, host endian */
+	PILUS_FAMILY_LINK = 0,		/* endpoints alone: no address, but the number of a pod's link in its first word, host endian; 0: this
+					 * host itself, if it has a policy */
 	PILUS_FAMILY_IPV4 = 4,
 	PILUS_FAMILY_IPV6 = 6,
 };
@@ -71,7 +72,7 @@ struct pilus_endpoint {			/* 48 bytes */
 	u32 policy;			/* key of policies; 0: none, which passes only a direction that is not enforced */
 	u32 number;			/* 1..65535, unique on the node, what CiliumEndpoint's status.id shows */
 	u32 flags;			/* enum pilus_endpoint_flag */
-	u32 slot;			/* of generation: raised when identity, policy or path of this endpoint changes */
+	u32 slot;			/* of generation: raised when identity, policy or path of this endpoint changes; the host's is 0 */
 	u8 mac[6];			/* the pod's own */
 	u8 gateway_mac[6];		/* the host's side's: what the pod sends to */
 	u32 audit;			/* key of policies: what would hold if no policy were in audit mode; 0: none is */
@@ -191,6 +192,9 @@ enum pilus_setting {
 	PILUS_SETTING_MASQUERADE_IPV4 = 1 << 2,	/* pods reach the outside with this node's address; else not at all */
 	PILUS_SETTING_MASQUERADE_IPV6 = 1 << 3,
 	PILUS_SETTING_CIDR_NODES = 1 << 4,	/* address rules of the outside scope mean other nodes' addresses too */
+	PILUS_SETTING_HOST_FIREWALL = 1 << 5,	/* this host has a policy: that of the endpoint with link 0 */
+	PILUS_SETTING_HOST_PROBES = 1 << 6,	/* ... which is not asked for what it sends to its pods */
+	PILUS_SETTING_HOST_TUNNEL = 1 << 7,	/* ... nor for the tunnel's own packets: what is in them is judged */
 };
 
 struct pilus_settings {			/* 144 bytes */
@@ -350,7 +354,7 @@ enum pilus_path {
 	PILUS_PATH_NONE = 0,
 	PILUS_PATH_POD = 1,		/* to a pod of this node */
 	PILUS_PATH_TUNNEL = 2,		/* to another node, through the tunnel */
-	PILUS_PATH_HOST = 3,		/* to this host's own stack */
+	PILUS_PATH_HOST = 3,		/* to this host's own stack, or by the uplink as that one sent it */
 	PILUS_PATH_ANSWER = 4,		/* answered here, back to who asked: ARP, neighbour discovery */
 	PILUS_PATH_DIRECT = 5,		/* to another node, by the uplink as it is */
 	PILUS_PATH_OUTSIDE = 6,		/* by the uplink, masqueraded; from here on the packet is rewritten */
@@ -505,6 +509,7 @@ enum pilus_call {
 	PILUS_CALL_OVERLAY_BODY = 12,
 	PILUS_CALL_TOO_BIG = 13,
 	PILUS_CALL_AUDIT = 14,
+	PILUS_CALL_UPLINK_SLOW = 15,
 	PILUS_CALL_NAT = 16,
 	PILUS_CALL_NAT_ERROR = 17,
 	PILUS_CALL_TRANSLATE = 18,
@@ -513,6 +518,12 @@ enum pilus_call {
 	PILUS_CALL_ARRIVE_UPLINK = 21,
 	PILUS_CALL_DECIDE_UPLINK = 22,
 	PILUS_CALL_UPLINK_ERROR = 23,
+	PILUS_CALL_HOST_IN = 24,
+	PILUS_CALL_HOST_OUT = 25,
+	PILUS_CALL_LEAVE_IPV4 = 26,
+	PILUS_CALL_LEAVE_IPV6 = 27,
+	PILUS_CALL_ARRIVE_LEAVE = 28,
+	PILUS_CALL_DECIDE_LEAVE = 29,
 	PILUS_CALL_COUNT = 32,
 };
 

@@ -71,6 +71,11 @@ PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 	return pilus_conclude(skb, pilus_decide_host);
 }
 
+PILUS_TAIL(PILUS_CALL_DECIDE_LEAVE, decide_leave)
+{
+	return pilus_conclude(skb, pilus_decide_leave);
+}
+
 PILUS_TAIL(PILUS_CALL_AUDIT, audit)
 {
 	struct pilus_packet *packet = pilus_scratch();
@@ -81,13 +86,15 @@ PILUS_TAIL(PILUS_CALL_AUDIT, audit)
 	if (!packet || !drafted)
 		return PILUS_ACT_SHOT;
 	if (packet->audit & PILUS_AUDIT_EGRESS) {
-		endpoint = pilus_endpoint_of(packet->family, &packet->source);
+		endpoint = packet->source_identity == PILUS_IDENTITY_HOST ? pilus_host_endpoint() :
+			   pilus_endpoint_of(packet->family, &packet->source);
 		if (endpoint)
 			pilus_audit(skb, packet, endpoint, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination,
 				    packet->audit & PILUS_AUDIT_OUTSIDE);
 	}
 	if ((packet->audit & (PILUS_AUDIT_INGRESS | PILUS_AUDIT_REFUSED)) == PILUS_AUDIT_INGRESS) {
-		endpoint = pilus_endpoint_of(packet->family, &packet->destination);
+		endpoint = packet->destination_identity == PILUS_IDENTITY_HOST ? pilus_host_endpoint() :
+			   pilus_endpoint_of(packet->family, &packet->destination);
 		if (endpoint)
 			pilus_audit(skb, packet, endpoint, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source,
 				    packet->audit & PILUS_AUDIT_OUTSIDE);

@@ -147,6 +147,30 @@ pilus_always int pilus_may(struct pilus_packet *packet, const struct pilus_endpo
 	return packet->related ? 0 : pilus_judge(packet, endpoint, direction, peer, address, outside);
 }
 
+/* Who is behind an address that is no local pod's, and whether address rules of the outside scope mean it. */
+pilus_always u32 pilus_who(u32 family, const struct pilus_address *address, const struct pilus_settings *now, bool *outside)
+{
+	struct pilus_ipcache *known = pilus_ipcache_of(family, address);
+	bool pod = pilus_pod_range_of(family, address);
+
+	*outside = known && known->flags ? pilus_node_counts(now, known) : !pod;
+	if (known)
+		return known->identity;
+	return pod ? PILUS_IDENTITY_UNKNOWN : PILUS_IDENTITY_WORLD;
+}
+
+/* May it, by this host's own policy, if it has one? */
+pilus_always int pilus_host_may(struct pilus_packet *packet, const struct pilus_settings *now, u32 direction, u32 peer,
+				const struct pilus_address *address, bool outside)
+{
+	struct pilus_endpoint *host;
+
+	if (!(now->flags & PILUS_SETTING_HOST_FIREWALL))
+		return 0;
+	host = pilus_host_endpoint();
+	return host ? pilus_may(packet, host, direction, peer, address, outside) : -PILUS_DROP_ENDPOINT_NOT_READY;
+}
+
 /* A pod of this node sends: to a pod here, to another node (a pod of it, or its router address), to this host. */
 pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
@@ -217,6 +241,9 @@ pilus_always int pilus_decide_pod(struct pilus_packet *packet, const struct pilu
 		return 0;
 	}
 	if (host) {
+		result = pilus_host_may(packet, now, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, false);
+		if (result)
+			return result;
 		flow->path = PILUS_PATH_HOST;
 		pair->zone = PILUS_ZONE_HOST_OUT;
 		pair->link = from->ifindex;
@@ -274,6 +301,9 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	flow->vni = pilus_wire_identity(packet->source_identity);
 	if (!to) {
 		packet->destination_identity = PILUS_IDENTITY_HOST;
+		result = pilus_host_may(packet, now, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, outside);
+		if (result)
+			return result;
 		flow->path = PILUS_PATH_HOST;
 		pair->zone = PILUS_ZONE_HOST_OUT;
 		pair->link = now->tunnel_ifindex;
@@ -294,6 +324,44 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	return 0;
 }
 
+/* To this host's own stack, which has a policy, by the uplink. */
+pilus_always int pilus_decide_enter(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
+{
+	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+	bool outside;
+
+	pilus_stamp(flow, pilus_slot_of(&packet->destination), pilus_slot_of(&packet->source));
+	packet->source_identity = pilus_who(packet->family, &packet->source, now, &outside);
+	packet->destination_identity = PILUS_IDENTITY_HOST;
+	packet->path = PILUS_PATH_HOST;
+	flow->zone = PILUS_ZONE_UPLINK_IN;
+	flow->link = now->uplink_ifindex;
+	flow->path = PILUS_PATH_HOST;
+	pair->zone = PILUS_ZONE_UPLINK_OUT;
+	pair->link = now->uplink_ifindex;
+	pair->path = PILUS_PATH_HOST;
+	return pilus_host_may(packet, now, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, outside);
+}
+
+/* This host's own stack, which has a policy, sends by the uplink. */
+pilus_always int pilus_decide_leave(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
+{
+	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+	bool outside;
+
+	pilus_stamp(flow, pilus_slot_of(&packet->source), pilus_slot_of(&packet->destination));
+	packet->source_identity = PILUS_IDENTITY_HOST;
+	packet->destination_identity = pilus_who(packet->family, &packet->destination, now, &outside);
+	packet->path = PILUS_PATH_HOST;
+	flow->zone = PILUS_ZONE_UPLINK_OUT;
+	flow->link = now->uplink_ifindex;
+	flow->path = PILUS_PATH_HOST;
+	pair->zone = PILUS_ZONE_UPLINK_IN;
+	pair->link = now->uplink_ifindex;
+	pair->path = PILUS_PATH_HOST;
+	return pilus_host_may(packet, now, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination, outside);
+}
+
 /* Direct routing: another node's pod, or its own stack, sends to one of ours. Who it is, its address says. */
 pilus_always int pilus_decide_uplink(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
@@ -302,6 +370,8 @@ pilus_always int pilus_decide_uplink(struct pilus_packet *packet, const struct p
 	struct pilus_ipcache *known;
 	int result;
 
+	if (!to && now->flags & PILUS_SETTING_HOST_FIREWALL)	/* nobody's but the host's comes as far as this */
+		return pilus_decide_enter(packet, now, drafted);
 	if (now->flags & PILUS_SETTING_TUNNEL)
 		return -PILUS_DROP_AROUND_TUNNEL;
 	pilus_stamp(flow, pilus_slot_at(to, &packet->destination), pilus_slot_of(&packet->source));
@@ -330,7 +400,7 @@ pilus_always int pilus_decide_uplink(struct pilus_packet *packet, const struct p
 	return 0;
 }
 
-/* This host's own stack sends: to a pod of ours, which it always may and which may answer whatever its policy says, or to
+/* This host's own stack sends: to a pod of ours, which that one's policy never refuses and which may answer whatever it says, or to
  * another node's, which decides for itself. */
 pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
@@ -342,6 +412,7 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 	if (flow->slot[1] != pilus_slot_at(to, &packet->destination))
 		packet->uncached = 1;
 	packet->source_identity = PILUS_IDENTITY_HOST;
+	packet->destination_identity = PILUS_IDENTITY_UNKNOWN;
 	flow->zone = PILUS_ZONE_HOST_OUT;
 	pair->path = PILUS_PATH_HOST;
 	if (to) {
@@ -353,6 +424,8 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 		pilus_into_pod(flow, to);
 		pair->zone = PILUS_ZONE_POD_OUT;
 		pair->link = to->ifindex;
+		if (now->flags & PILUS_SETTING_HOST_PROBES)
+			return 0;
 	} else {
 		struct pilus_pod_range *range = pilus_pod_range_of(packet->family, &packet->destination);
 		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->destination);
@@ -361,7 +434,6 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 			return -PILUS_DROP_NO_LOCAL_ENDPOINT;
 		if (!(now->flags & PILUS_SETTING_TUNNEL) || range->tunnel_family != PILUS_FAMILY_IPV4)
 			return -PILUS_DROP_UNROUTABLE;
-		packet->destination_identity = PILUS_IDENTITY_UNKNOWN;
 		if (known)
 			packet->destination_identity = known->identity;
 		flow->link = now->tunnel_ifindex;
@@ -371,5 +443,5 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 		pair->outer = range->tunnel;
 		pair->vni = pilus_wire_identity(packet->destination_identity);
 	}
-	return 0;
+	return pilus_host_may(packet, now, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination, false);
 }

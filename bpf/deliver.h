@@ -24,6 +24,12 @@ pilus_always struct pilus_endpoint *pilus_endpoint_at(u32 ifindex)
 	return endpoints.lookup(&key);
 }
 
+/* This host as an endpoint: whom the settings name as having a policy. */
+pilus_always struct pilus_endpoint *pilus_host_endpoint(void)
+{
+	return pilus_endpoint_at(0);
+}
+
 pilus_always u32 pilus_bits(u32 family)
 {
 	return family == PILUS_FAMILY_IPV4 ? 32 : 128;

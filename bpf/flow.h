@@ -157,8 +157,8 @@ pilus_always int pilus_replay(struct __sk_buff *skb, const struct pilus_flow *fl
 	/* The tunnel's link saw another destination than its own and marked the packet as somebody else's. */
 	if (hook == PILUS_HOOK_OVERLAY_FROM)
 		bpf_skb_change_type(skb, PILUS_PACKET_HOST);
-	if (flow->path == PILUS_PATH_HOST)
-		return PILUS_ACT_OK;
+	if (flow->path == PILUS_PATH_HOST)	/* an uplink may have filters of others behind ours */
+		return hook == PILUS_HOOK_UPLINK_FROM || hook == PILUS_HOOK_UPLINK_TO ? PILUS_ACT_PIPE : PILUS_ACT_OK;
 	if (pilus_hop(skb, family, hook == PILUS_HOOK_OVERLAY_FROM || hook == PILUS_HOOK_UPLINK_FROM))
 		return -PILUS_DROP_WRITE_ERROR;
 	ethernet = (void *)(long)skb->data;
@@ -267,7 +267,7 @@ pilus_always int pilus_fast_seen(struct __sk_buff *skb, const struct pilus_glanc
 	if (zone == PILUS_ZONE_OVERLAY_IN) {
 		if (flow->vni != where->vni || !pilus_same_address(&flow->outer, &where->outer))
 			return PILUS_SLOW;
-	} else if (zone != PILUS_ZONE_UPLINK_IN && flow->link != skb->ifindex) {	/* all uplinks are one */
+	} else if (zone != PILUS_ZONE_UPLINK_IN && zone != PILUS_ZONE_UPLINK_OUT && flow->link != skb->ifindex) {	/* uplinks are one */
 		return PILUS_SLOW;
 	}
 	seconds = pilus_seconds();

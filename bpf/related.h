@@ -95,6 +95,8 @@ pilus_always bool pilus_is_related(struct __sk_buff *skb, const struct pilus_pac
 	if (packet->zone == PILUS_ZONE_UPLINK_IN) {	/* all uplinks are one; of what is behind them the peer, or a node's own stack */
 		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->source);
 
+		if (held->path == PILUS_PATH_HOST)	/* the host's own: any router on the way may say that a packet is too big */
+			return true;
 		return pilus_same_address(&packet->source, &inner.key.source) ||
 		       (known && known->flags & (PILUS_IPCACHE_NODE | PILUS_IPCACHE_ROUTER));
 	}

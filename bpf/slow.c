@@ -149,6 +149,9 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 	case PILUS_ZONE_UPLINK_IN:
 		calls.call(skb, PILUS_CALL_DECIDE_UPLINK);
 		break;
+	case PILUS_ZONE_UPLINK_OUT:
+		calls.call(skb, PILUS_CALL_DECIDE_LEAVE);
+		break;
 	case PILUS_ZONE_HOST_OUT:
 		calls.call(skb, PILUS_CALL_DECIDE_HOST);
 		break;
@@ -238,21 +241,38 @@ PILUS_TAIL(PILUS_CALL_ARRIVE_OVERLAY, arrive_overlay)
 	return pilus_exit(skb, packet, result);
 }
 
-/* By the uplink comes what answers to a masqueraded flow (uplink.c has looked), and, without a tunnel, what another node sends. */
+/* Whether a packet for this host itself may be from where it says. Nobody else has one of its addresses, nor, where pods are behind
+ * the tunnel, a pod's. */
+pilus_always int pilus_for_host(const struct pilus_packet *packet, const struct pilus_settings *now, const struct pilus_pod_range *range,
+				const struct pilus_ipcache *known)
+{
+	if (pilus_pod_range_of(packet->family, &packet->destination) && !pilus_is_router(packet->family, &packet->destination, now))
+		return -PILUS_DROP_NO_LOCAL_ENDPOINT;
+	if (known && known->flags & PILUS_IPCACHE_LOCAL)
+		return -PILUS_DROP_WRONG_NODE;
+	if (range && (now->flags & PILUS_SETTING_TUNNEL || range->flags & PILUS_IPCACHE_LOCAL))
+		return -PILUS_DROP_AROUND_TUNNEL;
+	return 0;
+}
+
+/* By the uplink comes what answers to a masqueraded flow (uplink.c has looked), without a tunnel what another node sends, and what a
+ * policy of this host is asked about. */
 pilus_always int pilus_by_uplink(struct pilus_packet *packet, const struct pilus_settings *now)
 {
 	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
 	struct pilus_pod_range *range;
 	struct pilus_ipcache *known;
 
-	if (!to)
+	if (!to && !(now->flags & PILUS_SETTING_HOST_FIREWALL))
 		return pilus_is_node(packet->family, &packet->destination, now) ? 0 : -PILUS_DROP_NO_LOCAL_ENDPOINT;
-	packet->endpoint = to->number;
-	packet->destination_identity = to->identity;
+	packet->destination_identity = to ? to->identity : PILUS_IDENTITY_HOST;
 	range = pilus_pod_range_of(packet->family, &packet->source);
 	known = pilus_ipcache_of(packet->family, &packet->source);
 	if (known)
 		packet->source_identity = known->identity;
+	if (!to)
+		return pilus_for_host(packet, now, range, known);
+	packet->endpoint = to->number;
 	if ((range && range->flags & PILUS_IPCACHE_LOCAL) || (known && known->flags & PILUS_IPCACHE_LOCAL))
 		return -PILUS_DROP_WRONG_NODE;	/* ours do not come from elsewhere */
 	return range || (known && known->flags & PILUS_IPCACHE_NODE) ? 0 : -PILUS_DROP_UNKNOWN_SENDER;
@@ -271,6 +291,17 @@ PILUS_TAIL(PILUS_CALL_ARRIVE_UPLINK, arrive_uplink)
 	if (!result)
 		result = pilus_recall(skb, packet);
 	return pilus_exit(skb, packet, result);
+}
+
+/* This host's own stack sends by the uplink, and has a policy (host.c has looked). */
+PILUS_TAIL(PILUS_CALL_ARRIVE_LEAVE, arrive_leave)
+{
+	struct pilus_packet *packet = pilus_scratch();
+
+	if (!packet)
+		return PILUS_ACT_SHOT;
+	packet->source_identity = PILUS_IDENTITY_HOST;
+	return pilus_exit(skb, packet, pilus_recall(skb, packet));
 }
 
 PILUS_TAIL(PILUS_CALL_ARRIVE_HOST, arrive_host)

@@ -2,20 +2,12 @@
 /*
  * Attached to the link to the other nodes and the outside. What comes in is the node's own business (its kubelet, its SSH, its
  * tunnel), and passes untouched, unless it answers to a masqueraded flow or is for a pod. What goes out passes, unless it bears
- * a pod's address where it should not.
+ * a pod's address where it should not. A node that has a policy is asked about its own, both ways (host.c).
  *
  * The link may have filters of others: ours say "pass", never "accept before the next", to what is not ours.
  */
-#include "flow.h"
-#include "fragment.h"
+#include "host.h"
 #include "nat.h"
-#include "neighbour.h"
-
-pilus_always int pilus_pass_on(struct __sk_buff *skb, u32 hook)
-{
-	pilus_count(skb, hook, 0);
-	return PILUS_ACT_PIPE;
-}
 
 pilus_always bool pilus_is_nat_port(__be16 port, const struct pilus_settings *now)
 {
@@ -51,27 +43,38 @@ pilus_always bool pilus_is_own(struct __sk_buff *skb, const struct pilus_setting
 PILUS_PROGRAM(sched_cls, uplink_from)
 {
 	struct pilus_glance seen = { .key.zone = PILUS_ZONE_UPLINK_IN };
-	struct pilus_packet *packet;
-	u32 zero = 0;
+	u32 zero = 0, flags = 0;
 	struct pilus_settings *now = settings.lookup(&zero);
 	int result;
 
-	if (!now || !(now->flags & PILUS_SETTING_READY) || skb->vlan_present || pilus_is_own(skb, now))
-		return pilus_pass_on(skb, PILUS_HOOK_UPLINK_FROM);
+	if (!now || !(now->flags & PILUS_SETTING_READY) || pilus_is_of_vlan(skb))
+		goto own;
+	flags = now->flags;
+	if (pilus_is_own(skb, now))
+		goto own;
 	if (!pilus_glance_at(skb, &seen)) {
 		bool mine = pilus_is_node(seen.key.family, &seen.key.destination, now);
 
 		if (mine && !pilus_is_nat_port(seen.key.destination_port, now))
-			return pilus_pass_on(skb, PILUS_HOOK_UPLINK_FROM);
+			goto own;
 		if (mine || !(now->flags & PILUS_SETTING_TUNNEL)) {
 			result = pilus_fast_seen(skb, &seen, PILUS_ZONE_UPLINK_IN, PILUS_HOOK_UPLINK_FROM, now, NULL);
 			if (result >= 0)
 				return result;
 		}
 	} else if (skb->protocol != bpf_htons(PILUS_ETHERTYPE_IPV4) && skb->protocol != bpf_htons(PILUS_ETHERTYPE_IPV6)) {
-		return pilus_pass_on(skb, PILUS_HOOK_UPLINK_FROM);
+		goto own;
 	}
-	packet = pilus_begin(PILUS_HOOK_UPLINK_FROM);
+	calls.call(skb, PILUS_CALL_UPLINK_SLOW);
+	return pilus_missed(skb, PILUS_HOOK_UPLINK_FROM);
+own:
+	return pilus_own(skb, PILUS_HOOK_UPLINK_FROM, flags);
+}
+
+PILUS_TAIL(PILUS_CALL_UPLINK_SLOW, uplink_slow)
+{
+	struct pilus_packet *packet = pilus_begin(PILUS_HOOK_UPLINK_FROM);
+
 	if (!packet)
 		return PILUS_ACT_SHOT;
 	packet->zone = PILUS_ZONE_UPLINK_IN;
@@ -112,7 +115,7 @@ pilus_always int pilus_answers(struct __sk_buff *skb, struct pilus_packet *packe
 	return -PILUS_DROP_MISSED_TAIL_CALL;
 }
 
-/* What the headers say, whole or not: addresses are read before anything is refused. */
+/* What the headers say, whole or not: addresses are read before anything is refused. PILUS_ACT_PIPE: it is the stack's. */
 pilus_always int pilus_uplink_parsed(struct __sk_buff *skb, struct pilus_packet *packet, int result)
 {
 	u32 zero = 0;
@@ -144,13 +147,36 @@ pilus_always int pilus_uplink_parsed(struct __sk_buff *skb, struct pilus_packet 
 	return -PILUS_DROP_MISSED_TAIL_CALL;
 }
 
+/* What is the stack's, if this host has no policy; else that one is asked, in a tail call, also about what could not be parsed whole. */
+pilus_always int pilus_enters(struct __sk_buff *skb, struct pilus_packet *packet, int parsed)
+{
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	int result;
+
+	if (!now || !(now->flags & PILUS_SETTING_HOST_FIREWALL) || pilus_is_of_link(packet))
+		return PILUS_ACT_PIPE;
+	result = pilus_host_parsed(skb, packet, parsed);
+	if (result)
+		return result;
+	calls.call(skb, PILUS_CALL_ARRIVE_UPLINK);
+	return -PILUS_DROP_MISSED_TAIL_CALL;
+}
+
+pilus_always int pilus_uplink(struct __sk_buff *skb, struct pilus_packet *packet, int parsed)
+{
+	int result = pilus_uplink_parsed(skb, packet, parsed);
+
+	return pilus_exit(skb, packet, result == PILUS_ACT_PIPE ? pilus_enters(skb, packet, parsed) : result);
+}
+
 PILUS_TAIL(PILUS_CALL_UPLINK_IPV4, uplink_ipv4)
 {
 	struct pilus_packet *packet = pilus_scratch();
 
 	if (!packet)
 		return PILUS_ACT_SHOT;
-	return pilus_exit(skb, packet, pilus_uplink_parsed(skb, packet, pilus_parse_ipv4(skb, packet)));
+	return pilus_uplink(skb, packet, pilus_parse_ipv4(skb, packet));
 }
 
 PILUS_TAIL(PILUS_CALL_UPLINK_IPV6, uplink_ipv6)
@@ -159,7 +185,7 @@ PILUS_TAIL(PILUS_CALL_UPLINK_IPV6, uplink_ipv6)
 
 	if (!packet)
 		return PILUS_ACT_SHOT;
-	return pilus_exit(skb, packet, pilus_uplink_parsed(skb, packet, pilus_parse_ipv6(skb, packet)));
+	return pilus_uplink(skb, packet, pilus_parse_ipv6(skb, packet));
 }
 
 /* An error to this node's address, about what it has sent: for a pod, if that was masqueraded. It makes no entry, refreshes
@@ -178,10 +204,10 @@ PILUS_TAIL(PILUS_CALL_UPLINK_ERROR, uplink_error)
 	if (!packet || !now)
 		return PILUS_ACT_SHOT;
 	if (!pilus_read_inner(skb, packet, &inner))
-		return pilus_exit(skb, packet, PILUS_ACT_PIPE);
+		return pilus_exit(skb, packet, pilus_enters(skb, packet, 0));
 	held = pilus_held(&inner.key);
 	if (!held || held->path != PILUS_PATH_BACK || pilus_expired(held, now, pilus_seconds()))
-		return pilus_exit(skb, packet, PILUS_ACT_PIPE);
+		return pilus_exit(skb, packet, pilus_enters(skb, packet, 0));
 	packet->source_identity = held->source_identity;
 	if (held->flags & PILUS_FLOW_DENIED)
 		return pilus_exit(skb, packet, -PILUS_DROP_POLICY);
@@ -206,32 +232,36 @@ PILUS_PROGRAM(sched_cls, uplink_to)
 {
 	struct pilus_address source = {}, destination = {};
 	struct pilus_packet *packet;
-	u32 zero = 0, family;
+	u32 zero = 0, flags = 0, family;
 	struct pilus_settings *now = settings.lookup(&zero);
 	struct pilus_ipcache *known;
 	struct iphdr *ip = pilus_ipv4_at_hand(skb);
 
-	if (!now || !(now->flags & PILUS_SETTING_READY) || (ip && ip->saddr == now->node_ipv4.word[0]))
-		return pilus_pass_on(skb, PILUS_HOOK_UPLINK_TO);
+	if (!now || !(now->flags & PILUS_SETTING_READY))
+		goto own;
+	if (!pilus_is_of_vlan(skb))
+		flags = now->flags;
+	if (ip && ip->saddr == now->node_ipv4.word[0])
+		goto own;
 	if (skb->protocol == bpf_htons(PILUS_ETHERTYPE_IPV4)) {
 		family = PILUS_FAMILY_IPV4;
 		if (bpf_skb_load_bytes(skb, PILUS_ETHERNET_LENGTH + 12, &source, 4) ||
 		    bpf_skb_load_bytes(skb, PILUS_ETHERNET_LENGTH + 16, &destination, 4))
-			return pilus_pass_on(skb, PILUS_HOOK_UPLINK_TO);
+			goto own;
 	} else if (skb->protocol == bpf_htons(PILUS_ETHERTYPE_IPV6)) {
 		family = PILUS_FAMILY_IPV6;
 		if (bpf_skb_load_bytes(skb, PILUS_ETHERNET_LENGTH + 8, &source, 16) ||
 		    bpf_skb_load_bytes(skb, PILUS_ETHERNET_LENGTH + 24, &destination, 16))
-			return pilus_pass_on(skb, PILUS_HOOK_UPLINK_TO);
+			goto own;
 	} else {
-		return pilus_pass_on(skb, PILUS_HOOK_UPLINK_TO);
+		goto own;
 	}
 	if (pilus_is_node(family, &source, now) || !pilus_pod_range_of(family, &source))
-		return pilus_pass_on(skb, PILUS_HOOK_UPLINK_TO);
+		goto own;
 	if (!(now->flags & PILUS_SETTING_TUNNEL)) {
 		known = pilus_ipcache_of(family, &destination);
 		if ((known && known->flags & PILUS_IPCACHE_NODE) || pilus_pod_range_of(family, &destination))
-			return pilus_pass_on(skb, PILUS_HOOK_UPLINK_TO);
+			goto own;
 	}
 	packet = pilus_begin(PILUS_HOOK_UPLINK_TO);
 	if (!packet)
@@ -241,4 +271,6 @@ PILUS_PROGRAM(sched_cls, uplink_to)
 	packet->source = source;
 	packet->destination = destination;
 	return pilus_drop(skb, packet, -PILUS_DROP_UNTRANSLATED);
+own:
+	return pilus_own(skb, PILUS_HOOK_UPLINK_TO, flags);
 }

@@ -120,6 +120,11 @@ class Node:
             {"family": 0, "address": _link(changed.get("ifindex", self.links.get(pod.name, 0)))}, row
         )
 
+    def host(self, *, policy: int = 0, enforced: Sequence[int] = (), audit: int = 0) -> None:
+        """This host as an endpoint with a policy; the settings have to say that it has one."""
+        row = {"identity": 1, "policy": policy, "audit": audit, "flags": READY + sum(ENFORCED[i] for i in enforced)}
+        self.datapath.map("endpoints").update({"family": 0, "address": _link(0)}, row)
+
     def forget(self, pod: Pod) -> None:
         for family, address in pod.addresses.items():
             self.datapath.map("endpoints").delete({"family": family, "address": packed(address)})

@@ -48,7 +48,10 @@ class FromOutside:
 
 @dataclass(frozen=True, slots=True)
 class ToOutside:
-    """It leaves by the uplink, whoever sent it there."""
+    """It leaves by the uplink: this host's own stack has sent it, or it came in by a pod's link, or (`forwarded`) another one."""
+
+    pod: Pod | None = None
+    forwarded: bool = False
 
 
 Point = FromPod | FromHost | FromTunnel | FromStack | FromOutside | ToOutside

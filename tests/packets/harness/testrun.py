@@ -49,9 +49,12 @@ class TestRun:
                 came = self.node.uplink_ifindex if at.forwarded else 0
                 program = datapath.program("overlay_to")
                 return program.test_run(frame, ifindex=self.node.tunnel_ifindex, ingress_ifindex=came, repeat=repeat)
-            if isinstance(at, FromOutside | ToOutside):
-                program = datapath.program("uplink_from" if isinstance(at, FromOutside) else "uplink_to")
-                return program.test_run(frame, ifindex=self.node.uplink_ifindex, repeat=repeat)
+            if isinstance(at, FromOutside):
+                return datapath.program("uplink_from").test_run(frame, ifindex=self.node.uplink_ifindex, repeat=repeat)
+            if isinstance(at, ToOutside):
+                came = self.node.links[at.pod.name] if at.pod else self.node.tunnel_ifindex if at.forwarded else 0
+                program = datapath.program("uplink_to")
+                return program.test_run(frame, ifindex=self.node.uplink_ifindex, ingress_ifindex=came, repeat=repeat)
             key = {"hook": self.node.hooks["PILUS_HOOK_OVERLAY_FROM"], "vni": at.vni, "outer": packed(at.node.underlay)}
             datapath.map("scratch").update(0, key)
             return datapath.program(OVERLAY_BODY).test_run(frame, ifindex=self.node.tunnel_ifindex, repeat=repeat)
