@@ -18,7 +18,7 @@ from pilus_api.policy_kubernetes import network_policy
 from pilus_api.policy_peers import Place, element_peers
 from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
 from pilus_api.policy_requires import Demand, Draft, groups_of, resolve
-from pilus_api.policy_selectors import NOBODY, governs_init, subject
+from pilus_api.policy_selectors import NOBODY, governs_init, host_subject, subject
 from pilus_api.resources.adminnetworkpolicy import AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy
 from pilus_api.resources.ciliumnetworkpolicy import (
     CiliumClusterwideNetworkPolicy,
@@ -30,6 +30,7 @@ from pilus_api.resources.ciliumnetworkpolicy import (
     PolicyObject,
     RuleSpec,
 )  # fmt: skip
+from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.model import Resource, parse
 from pilus_api.resources.networkpolicy import NetworkPolicy
 from pilus_api.rules import Direction, Origin, Policy, Ports, Rule
@@ -98,11 +99,14 @@ def _element_rules(element: Element, origin: Origin, direction: Direction, place
     return rules, found.by_label, [Demand(direction, place.deny, each) for each in found.requires]
 
 
-def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool) -> Draft:
+def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: bool) -> Draft:
     """One `spec`. `origin.path` is its path."""
-    if spec.endpoint_selector is None:
-        return Draft(Policy(origin, NOBODY, (False, False), (), (f"{origin.path}.nodeSelector",)))
-    governed = subject(spec.endpoint_selector, origin.namespace, f"{origin.path}.endpointSelector")
+    if spec.endpoint_selector is not None:
+        governed = subject(spec.endpoint_selector, origin.namespace, f"{origin.path}.endpointSelector")
+    else:
+        governed = host_subject(spec.node_selector or LabelSelector(), f"{origin.path}.nodeSelector")
+        if not hosts:
+            return Draft(Policy(origin, NOBODY, (False, False), (), (f"{origin.path}.nodeSelector",)))
     sections: Sequence[tuple[str, Direction, bool, Sequence[Element]]] = (
         ("ingress", Direction.INGRESS, False, spec.ingress or ()),
         ("ingressDeny", Direction.INGRESS, True, spec.ingress_deny or ()),
@@ -127,13 +131,15 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool) -> Draft:
     if asked is not None:
         closed[Direction.INGRESS] = closed[Direction.INGRESS] if asked.ingress is None else asked.ingress
         closed[Direction.EGRESS] = closed[Direction.EGRESS] if asked.egress is None else asked.egress
-    policy = Policy(origin, governed, (closed[Direction.INGRESS], closed[Direction.EGRESS]), tuple(rules))
+    host = spec.endpoint_selector is None
+    policy = Policy(origin, governed, (closed[Direction.INGRESS], closed[Direction.EGRESS]), tuple(rules), host=host)
     return Draft(policy, frozenset(by_label), tuple(dict.fromkeys(demands)))
 
 
-def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> tuple[Draft, ...]:
+def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, hosts: bool = True) -> tuple[Draft, ...]:
     """What the object says, one draft for each of its specs. `cluster` is the name of this one; `nodes`: nodes have identities by
-    their labels (the setting enable-node-selector-labels), without which peers that are nodes are not in force.
+    their labels (the setting enable-node-selector-labels), without which peers that are nodes are not in force; `hosts`: policies
+    about nodes are in force (enable-host-firewall).
 
     Raises InvalidError with the path of the field that is wrong.
     """
@@ -149,7 +155,7 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> t
         return (Draft(network_policy(held, origin)),)
     if not isinstance(held, PolicyObject):
         raise InvalidError(f"{kind} is not a policy", "kind")
-    return tuple(_draft(spec, replace(origin, path=path), cluster, nodes) for path, spec in held.given().items())
+    return tuple(_draft(spec, replace(origin, path=path), cluster, nodes, hosts) for path, spec in held.given().items())
 
 
 def policies_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> tuple[Policy, ...]:

@@ -139,7 +139,7 @@ def resolve(drafts: Iterable[Draft], groups: Groups = _NO_GROUPS) -> tuple[Polic
         parts: list[tuple[Selector, tuple[Demand, ...]]] = [(draft.policy.subject, ())]
         for other in demanding:
             demands = tuple(demand for demand in other.demands if _concerns(draft, demand))
-            if not demands:
+            if not demands or other.policy.host != draft.policy.host:
                 continue
             cut: list[tuple[Selector, tuple[Demand, ...]]] = []
             for subject, already in parts:

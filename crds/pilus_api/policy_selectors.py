@@ -114,6 +114,17 @@ def nodes(held: LabelSelector, path: str) -> tuple[Selector, ...]:
     return tuple(selector(*wanted, *each.requirements) for each in NODES)
 
 
+def host_subject(held: LabelSelector, path: str) -> Selector:
+    """The nodes that a policy governs, this one's host endpoint among them. Raises InvalidError.
+
+    A key without a source, or with that of Kubernetes' objects, is one of a Node object's labels.
+    """
+    wanted = [
+        replace(each, source=SOURCE_NODE) if each.source in _KUBERNETES_SOURCES else each for each in requirements(held, path)
+    ]
+    return selector(*wanted, exists(SOURCE_RESERVED, "host"))
+
+
 def entity(name: str, cluster: str) -> tuple[Selector, ...]:
     """What an entity stands for, in a cluster of that name."""
     match name:

@@ -160,12 +160,14 @@ class Rule:
 class Policy:
     """One `spec` of an object: whom it governs, whether a direction becomes default deny, and its rules.
 
-    In audit mode it takes part in no decision; what it would change is found out beside.
+    In audit mode it takes part in no decision; what it would change is found out beside. `host`: its subjects are nodes themselves,
+    and no pod; without it pods, and no node.
     """
 
     origin: Origin
     subject: Selector
     default_deny: tuple[bool, bool]  # by Direction
     rules: tuple[Rule, ...]
-    unenforced: tuple[str, ...] = ()  # fields of the whole policy that are not in force (such as nodeSelector)
+    unenforced: tuple[str, ...] = ()  # fields of the whole policy that are not in force
     audit: bool = False
+    host: bool = False

@@ -16,6 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pilus_api.errors import InvalidError
 from pilus_api.identities import fixed_identities
+from pilus_api.lifelines import LIFELINES, is_lifeline
+from pilus_api.lifelines import PATTERN as LIFELINE_PATTERN
 
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
@@ -57,6 +59,8 @@ _NODE_PORTS = (30000, 32767)
 # NUMBER=NAME; what they may be together, identities.py says.
 FIXED_IDENTITY = "^(12[89]|1[3-9][0-9]|2[0-4][0-9]|25[0-5])=[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 FixedIdentity = Annotated[str, Field(pattern=FIXED_IDENTITY)]
+Lifeline = Annotated[str, Field(pattern=LIFELINE_PATTERN)]
+Lifelines = Annotated[tuple[Lifeline, ...], BeforeValidator(_words)]
 FixedIdentities = Annotated[tuple[FixedIdentity, ...], BeforeValidator(_words)]
 
 
@@ -108,6 +112,12 @@ class Settings(BaseModel):
     enable_node_selector_labels: bool = False  # fromNodes, toNodes and `nodes` are in force
     node_labels: Words = ()  # which of a Node's labels make its identity, as `labels` for pods; empty: all
 
+    # The host firewall. Without a value: policies about nodes are in force, and `enable-policy: always` closes pods alone.
+    enable_host_firewall: bool | None = None
+    host_firewall_lifelines: Lifelines = (
+        LIFELINES  # what no policy of a node cuts unless it says so; tcp/2222 for ports of one's own
+    )
+
     # Flows: how long one is remembered without a packet, and how many one pod may hold (0: an eighth of the table).
     bpf_ct_timeout_regular_tcp: Seconds = 8000.0
     bpf_ct_timeout_regular_tcp_syn: Seconds = 60.0
@@ -135,6 +145,9 @@ class Settings(BaseModel):
             fixed_identities(self.fixed_identity_mapping)
         except InvalidError as error:
             raise ValueError(f"fixed-identity-mapping: {error}") from error
+        for name in self.host_firewall_lifelines:
+            if not is_lifeline(name):
+                raise ValueError(f"host-firewall-lifelines: {name} has no such port")
         first, last = self.masquerade_port_range
         if first > last:
             raise ValueError(f"masquerade-port-range {first}-{last} is empty")

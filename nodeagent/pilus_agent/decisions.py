@@ -15,10 +15,10 @@ import structlog
 
 from pilus_agent.datapath.node import NodeLinks, NodePlan
 from pilus_agent.desired.addresses import family, host_prefix, raw
-from pilus_agent.desired.endpoints import Endpoint, mac
+from pilus_agent.desired.endpoints import Endpoint, Host, mac
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
-from pilus_agent.desired.node_identities import NodeIdentities, node_labels, remote_labels
+from pilus_agent.desired.node_identities import NodeIdentities, all_labels, node_labels, remote_labels
 from pilus_agent.desired.nodes import (
     CIDR_NODES,
     NodeNumbers,
@@ -30,8 +30,10 @@ from pilus_agent.desired.nodes import (
     remote_ranges,
     tunnel_of,
 )
-from pilus_agent.diff.generations import endpoint_slot
+from pilus_agent.diff.generations import EVERYTHING, endpoint_slot
 from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Facts, Network, Node, Pod
+from pilus_agent.host_policy import HOST as HOST_KEY
+from pilus_agent.judgement import HOST_FIREWALL, HOST_PROBES, HOST_ROW, HOST_TUNNEL
 from pilus_agent.objects import routers_of
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.service_stage import ServiceStage
@@ -80,6 +82,7 @@ class Decisions:
             self.policy.identity(number, labels)
         self.services = ServiceStage(node)
         self.endpoints: dict[str, Endpoint] = {}
+        self.host: Host | None = None  # this node itself, if a policy restricts it
         self.labels: dict[str, Labels] = {}
         self.ports: dict[str, frozenset[tuple[str, int, int]]] = {}  # named ones: name, protocol, port
         self.plan: NodePlan | None = None
@@ -138,6 +141,8 @@ class Decisions:
             _put(self.facts.nodes, key, fact)
         else:
             _put(self.facts.node_labels, key, None if fact is None else node_labels(fact, self._node_filter))
+            if key == self.node:
+                self.facts.own_labels = None if fact is None else all_labels(fact)
         self._nodes_changed = True
 
     def _claim(self, key: str, fact: tuple[str, str] | None) -> None:
@@ -223,6 +228,7 @@ class Decisions:
         """Outside the cluster they are known by address; on another node by identity 7; on this one by its own identity."""
         said = self.services.addresses(API_SERVER_SLICE)
         addresses = said or frozenset()
+        self.policy.place_host(self.facts.own_labels, self.services.ports(API_SERVER_SLICE))
         # Without Kubernetes, where nothing is claimed, it is certain that there is none.
         self.policy.group(ApiServers(), None if said is None and self._claimed else _networks(addresses))
         own = self.own
@@ -318,6 +324,8 @@ class Decisions:
             )
             for key, attachment in self.facts.attachments.items()
         }
+        host = verdicts.get(HOST_KEY)
+        self.host = Host(host.policy, host.ingress_enforced, host.egress_enforced, host.audit) if host else None
         if self._identities_changed or self.policy.frozen != self._frozen:  # of all tables' the most rows, and seldom another
             self._identities_changed, self._frozen = False, self.policy.frozen
             self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self._known()))
@@ -337,6 +345,17 @@ class Decisions:
         return pod if pod is not None and pod.uid == attachment.uid else None
 
     def _endpoint_rows(self) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+        if self.host is not None:
+            yield (
+                HOST_ROW,
+                {
+                    "identity": HOST,
+                    "policy": self.policy.number(self.host.policy),
+                    "flags": self.host.flags,
+                    "slot": EVERYTHING,  # whichever of the host's addresses a flow has
+                    "audit": self.policy.number(self.host.audit),
+                },
+            )
         for endpoint in self.endpoints.values():
             attachment = endpoint.attachment
             value = {
@@ -381,7 +400,7 @@ class Decisions:
         tunnel = self.settings.routing_mode == "tunnel"
         first, last = self.settings.masquerade_port_range
         value: dict[str, Any] = {
-            "flags": _READY | (_TUNNEL if tunnel else 0) | self._masqueraded() | self._cidr_nodes(),
+            "flags": _READY | (_TUNNEL if tunnel else 0) | self._masqueraded() | self._cidr_nodes() | self._guarded(),
             "tunnel_ifindex": links.tunnel_ifindex,
             "tunnel_mtu": links.pod_mtu if tunnel else 0,
             "tunnel_port": self.settings.tunnel_port if tunnel else 0,
@@ -409,6 +428,20 @@ class Decisions:
 
     def _cidr_nodes(self) -> int:
         return CIDR_NODES if "nodes" in self.settings.policy_cidr_match_mode else 0
+
+    def _guarded(self) -> int:
+        """The host firewall, as enum pilus_setting. It begins when the host's row is in the kernel, and not before: without one the
+        programs let in nobody."""
+        if not self.host_held:
+            return 0
+        lifelines = self.policy.host.lifelines
+        return HOST_FIREWALL | (HOST_PROBES if "kubelet" in lifelines else 0) | (HOST_TUNNEL if "tunnel" in lifelines else 0)
+
+    @property
+    def host_held(self) -> bool:
+        """Whether this host has a policy, and the kernel its row."""
+        layout, held = self.tables.layouts["endpoints"].key, self.tables.trackers["endpoints"].held
+        return self.host is not None and layout.encode(HOST_ROW) in held
 
     def _masqueraded(self) -> int:
         """The families that pods reach the outside with, as enum pilus_setting."""

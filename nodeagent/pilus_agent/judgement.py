@@ -91,13 +91,26 @@ class EndpointJudgement:
 
 _ENFORCED: Final = {Direction.INGRESS: 1, Direction.EGRESS: 2}
 _READY: Final = 4
+# The row by which programs know this host as an endpoint: family "by link", and link 0.
+HOST_ROW: Final = {"family": 0, "address": bytes(16)}
+# enum pilus_setting: this host has a policy; it is not asked for what it sends its pods, nor for the tunnel's own packets
+HOST_FIREWALL, HOST_PROBES, HOST_TUNNEL = 32, 64, 128
 
 
 def judge_endpoint(lookup: Lookup, address: Address, packet: Packet) -> EndpointJudgement | None:
     """What the policies of the local endpoint with this address say; None if the kernel has no such endpoint."""
     row = lookup("endpoints", {"family": address.version, "address": raw(address)})
-    if row is None:
-        return None
+    return None if row is None else _judge_row(lookup, row, packet)
+
+
+def judge_host(lookup: Lookup, packet: Packet) -> EndpointJudgement | None:
+    """What the policies about this node say of its own stack's traffic; None if it has none."""
+    settings = lookup("settings", 0)
+    row = lookup("endpoints", HOST_ROW) if settings and settings["flags"] & HOST_FIREWALL else None
+    return None if row is None else _judge_row(lookup, row, packet)
+
+
+def _judge_row(lookup: Lookup, row: Mapping[str, Any], packet: Packet) -> EndpointJudgement:
     enforced = bool(row["flags"] & _ENFORCED[packet.direction])
     found = judge(lookup, row["policy"], packet) if enforced else Judgement(True)
     if not row["flags"] & _READY:

@@ -96,9 +96,8 @@ class Agent:
             self.wiring.put("attachments", key, attachment)
         self.wiring.synced("attachments")
         kinds: tuple[kubernetes.Kind, ...] = (*kubernetes.KINDS, *services.KINDS)
-        if not self.wiring.settings.enable_node_selector_labels:  # nobody asks for them, and Nodes change often
-            kinds = tuple(kind for kind in kinds if kind.name != "nodelabels")
-            self.wiring.synced("nodelabels")
+        if not self.wiring.settings.enable_node_selector_labels:  # nobody asks for others', and Nodes change often
+            kinds = tuple(kubernetes.OWN_LABELS if kind.name == "nodelabels" else kind for kind in kinds)
         uid, addresses = await self._self()
         await self._server.start()
         try:

@@ -17,11 +17,13 @@ from pilus_agent.desired.policy.notes import PodRanges, notes
 from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PortRow
 from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PeerClass, PolicyName
 from pilus_agent.facts import RemoteEndpoint
+from pilus_agent.host_policy import FLOOR, HOST, HostPolicy
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import Tables
 from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
+from pilus_api.lifelines import cut_by
 from pilus_api.policies import Draft, drafts_of, groups_of, resolve
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode, mode_of
@@ -36,6 +38,7 @@ Ports = frozenset[tuple[str, int, int]]
 Item = dict[str, Any]
 
 _BUILTIN = "pilus"
+_HOSTS = "pilus/hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,21 @@ class Governed:
     egress_enforced: bool
     audit: bytes = b""
 
+    @property
+    def restricts(self) -> bool:
+        """Whether anything is refused, or told as what would be."""
+        return self.ingress_enforced or self.egress_enforced or bool(self.audit)
+
 
 def _builtin(settings: Settings) -> tuple[Policy, ...]:
     """What holds without anybody's writing it: a pod without identity is closed, and so is everyone where policy is `always`."""
     origin = Origin("Builtin", "", _BUILTIN, _BUILTIN)
     closed = [Policy(origin, selector(exists(SOURCE_RESERVED, "init")), (True, True), ())]
     if settings.enable_policy == "always":
-        closed.append(Policy(replace(origin, path="enable-policy"), EVERYTHING, (True, True), (), audit=settings.policy_audit_mode))
+        everyone = Policy(replace(origin, path="enable-policy"), EVERYTHING, (True, True), (), audit=settings.policy_audit_mode)
+        closed.append(everyone)
+        if settings.enable_host_firewall:
+            closed.append(replace(everyone, subject=selector(exists(SOURCE_RESERVED, "host")), host=True))
     return tuple(closed)
 
 
@@ -65,6 +76,7 @@ class PolicyStage:
         self._objects: dict[str, PolicyObject] = {}
         self._drafts: dict[str, tuple[Draft, ...]] = {}
         self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
+        self.host = HostPolicy(settings)
         self._errors: dict[str, str] = {}
         self._unenforced: dict[str, tuple[str, ...]] = {}
         self._namespaces: dict[str, str] = {}  # what they say of the mode of their policies
@@ -116,8 +128,8 @@ class PolicyStage:
             return
         self._objects[name] = fact
         try:
-            nodes = self._settings.enable_node_selector_labels
-            drafts = drafts_of(_typed(kind, fact.raw), cluster=self._settings.cluster_name, nodes=nodes)
+            nodes, cluster = self._settings.enable_node_selector_labels, self._settings.cluster_name
+            drafts = drafts_of(_typed(kind, fact.raw), cluster=cluster, nodes=nodes, hosts=self.host.enabled)
         except InvalidError as error:
             _log.warning("a policy makes no sense; what it said before stays in force", policy=name, error=str(error))
             self._errors[name] = str(error)
@@ -139,6 +151,10 @@ class PolicyStage:
         else:
             del self._namespaces[name]
         self._changed = True
+
+    def place_host(self, labels: Labels | None, api_ports: frozenset[int]) -> None:
+        """This node's Node object's labels, None as long as nobody has told of it; the ports that API servers listen on."""
+        self._changed |= self.host.place(labels, api_ports)
 
     def group(self, name: GroupName, members: tuple[Network, ...] | None) -> None:
         """The addresses of an AddressGroup now; None: there is none of that name."""
@@ -202,7 +218,8 @@ class PolicyStage:
     def decide(
         self, endpoints: Mapping[str, Labels], ports: Mapping[str, Ports], numbers: Mapping[str, Identity | None]
     ) -> dict[str, Governed]:
-        """Who is governed by what. `endpoints` are this node's, with the labels of their identities."""
+        """Who is governed by what, this node itself (HOST) if anything restricts it. `endpoints` are this node's pods, with the
+        labels of their identities."""
         if self._changed:
             self._changed = False
             self._put_policies()
@@ -210,6 +227,9 @@ class PolicyStage:
         self._put_endpoints(endpoints, ports, numbers)
         self._compiled = self._compiler.compiled()
         self._governed = {key: self._of(key) for key in endpoints}
+        if self.host.labels is not None and (host := self._of(HOST)).restricts:
+            # Lifelines alone, which is what enforced policies are where all are in audit mode, are not asked.
+            self._governed[HOST] = host if host.ingress_enforced or host.egress_enforced else replace(host, policy=b"")
         used = {name for held in self._governed.values() for name in (held.policy, held.audit)}
         self._kept = {name: policy for name, policy in (self._kept | dict(self._compiled.policies)).items() if name in used}
         self._good = {key: PolicyName(held.policy) for key, held in self._governed.items() if held.policy}
@@ -217,8 +237,10 @@ class PolicyStage:
 
     def _put_policies(self) -> None:
         by_name: dict[str, list[Policy]] = {}
-        names = {self._key(draft.policy.origin): name for name, drafts in self._drafts.items() for draft in drafts}
-        for policy in resolve((draft for drafts in self._drafts.values() for draft in drafts), self._groups):
+        self._modes = {name: self._mode(held) for name, held in self._objects.items()}
+        drafted = {**self._drafts, _HOSTS: self.host.drafts(self._cut())}
+        names = {self._key(draft.policy.origin): name for name, drafts in drafted.items() for draft in drafts}
+        for policy in resolve((draft for drafts in drafted.values() for draft in drafts), self._groups):
             by_name.setdefault(names[self._key(policy.origin)], []).append(policy)
         self._subjects = by_name
         self._notes = {}
@@ -226,14 +248,22 @@ class PolicyStage:
             self._compiler.drop_policies(name)
         self._sources = set(by_name)
         never = self._settings.enable_policy == "never"
-        self._modes = {name: self._mode(held) for name, held in self._objects.items()}
         for name, policies in by_name.items():
-            audit = self._modes[name][0] is Mode.AUDIT
+            audit = self._audited(name)
             held = (replace(policy, audit=True) for policy in policies) if audit else policies
             self._compiler.put_policies(name, () if never else held)
             fields = [field for policy in policies for field in policy.unenforced]
             fields += [field for policy in policies for rule in policy.rules for field in rule.unenforced]
             self._unenforced[name] = tuple(dict.fromkeys(fields))
+
+    def _cut(self) -> dict[str, str]:
+        """The lifelines that policies cut which are enforced on this node, each with one of these."""
+        found: dict[str, str] = {}
+        for name, drafts in self._drafts.items():
+            if not self._audited(name) and self.host.governed_by(draft.policy for draft in drafts):
+                cut, _ = cut_by(self._objects[name].raw)
+                found |= dict.fromkeys(sorted(cut - found.keys()), str(replace(drafts[0].policy.origin, path="")))
+        return found
 
     def _mode(self, held: PolicyObject) -> tuple[Mode, str]:
         namespace = self._namespaces.get(held.raw["metadata"].get("namespace", ""), "")
@@ -254,6 +284,11 @@ class PolicyStage:
             number = numbers[key]
             if number is not None and ports[key]:
                 called.setdefault(number, set()).update(ports[key])
+        for key in (HOST, FLOOR):
+            if (host := self.host.endpoints().get(key)) is None:
+                self._compiler.drop_endpoint(key)
+            else:
+                self._compiler.put_endpoint(key, host)
         self._endpoints = dict(endpoints)
         for number in self._here | called.keys() | self._renamed:
             far = (self._elsewhere[name][number] for name in self._slices.get(number, ()))
@@ -281,6 +316,8 @@ class PolicyStage:
         if before is not None and before in self._kept:
             policy = self._kept[before]
             return Governed(before, policy.directions[0].enforced, policy.directions[1].enforced)
+        if key == HOST:
+            return self._of(FLOOR)
         return Governed(held.policy, held.ingress_enforced, held.egress_enforced)
 
     # -- rows --------------------------------------------------------------------------------------------------------------
@@ -343,16 +380,18 @@ class PolicyStage:
         return self._notes[name]
 
     def _selected(self, name: str) -> int:
-        """How many pods of this node it governs."""
+        """How many pods of this node it governs, and the node itself."""
         policies = self._subjects.get(name, ())
-        return sum(any(policy.subject.matches(labels) for policy in policies) for labels in self._endpoints.values())
+        return sum(_governs(policies, labels) for labels in self._endpoints.values()) + self.host.governed_by(policies)
 
     def _audited(self, name: str) -> bool:
         return self._modes.get(name, (Mode.ENFORCE, ""))[0] is Mode.AUDIT
 
     def _mode_trouble(self, name: str) -> tuple[str, ...]:
-        trouble = self._modes.get(name, (Mode.ENFORCE, ""))[1]
-        return (trouble,) if trouble else ()
+        troubles = [self._modes.get(name, (Mode.ENFORCE, ""))[1]]
+        if name in self._objects and self.host.governed_by(self._subjects.get(name, ())):
+            troubles.append(cut_by(self._objects[name].raw)[1])
+        return tuple(filter(None, troubles))
 
     def realised(self) -> None:
         """What was last decided stands in the kernel."""
@@ -361,7 +400,8 @@ class PolicyStage:
     @property
     def frozen(self) -> bool:
         """Whether an endpoint's policy stands as it last fitted, because what is wanted does not."""
-        return any(held.policy in self._compiled.too_large for held in self._compiled.endpoints.values())
+        current = self._compiled.policies
+        return any(held.policy in self._kept and held.policy not in current for held in self._governed.values())
 
     def _error(self, name: str) -> str:
         if name in self._errors:
@@ -392,9 +432,7 @@ class PolicyStage:
         for name, held in sorted(self._objects.items()):
             raw = held.raw
             selected = sorted(
-                numbers[key]
-                for key, labels in self._endpoints.items()
-                if any(policy.subject.matches(labels) for policy in self._subjects.get(name, ()))
+                numbers[key] for key, labels in self._endpoints.items() if _governs(self._subjects.get(name, ()), labels)
             )
             error = self._error(name)
             missing = ", ".join(self._unenforced.get(name, ()))
@@ -409,6 +447,7 @@ class PolicyStage:
                     "mode": str(Mode.AUDIT if self._audited(name) else Mode.ENFORCE),
                     "message": error or (f"not enforced yet: {missing}" if missing else ""),
                     "endpoints": selected,
+                    "host": self.host.governed_by(self._subjects.get(name, ())),
                 }
             )
         return found
@@ -422,6 +461,10 @@ class PolicyStage:
             classes = _classes(policy, direction, identities) if policy and enforced else []
             answer[direction.name.lower()] = {"enforced": enforced, "classes": classes}
         return answer
+
+
+def _governs(policies: Iterable[Policy], pod: Labels) -> bool:
+    return any(not policy.host and policy.subject.matches(pod) for policy in policies)
 
 
 def _typed(kind: str, raw: Mapping[str, Any]) -> dict[str, Any]:

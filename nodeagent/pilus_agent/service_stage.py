@@ -49,6 +49,10 @@ class ServiceStage:
         """All that an EndpointSlice (namespace/name) lists; None: there is none."""
         return self._table.addresses(name)
 
+    def ports(self, name: str) -> frozenset[int]:
+        """Where those that an EndpointSlice lists can be reached."""
+        return self._table.ports(name)
+
     def meant(self, wanted: Services) -> frozenset[Address] | None:
         """The addresses behind Services without a selector; None: there is no such Service."""
         return self._table.meant(wanted)

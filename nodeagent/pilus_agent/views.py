@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from pilus_agent.desired.nodes import LOCAL, NODE, POD, ROUTER
+from pilus_agent.host_policy import HOST
 from pilus_agent.objects import routers_of
 from pilus_agent.why import Why
 from pilus_agent.wiring import Wiring
@@ -86,7 +87,7 @@ class Views:
             for trouble in wiring.trouble.values()
         ]
         checks += wiring.policy.checks()
-        checks += self._settings()
+        checks += [self._host_firewall(), *self._settings()]
         maps = [
             {"name": name, "entries": len(tracker.held), "max_entries": wiring.tables.layouts[name].max_entries}
             for name, tracker in wiring.tables.trackers.items()
@@ -101,6 +102,23 @@ class Views:
             "checks": checks,
             "maps": maps,
         }
+
+    def _host_firewall(self) -> Item:
+        """Whether this node's own stack has a policy, and which lifelines no policy has cut."""
+        host, own = self._wiring.policy.host, self._wiring.desired.host
+        item: Item = {"name": "host firewall", "state": "ok", "message": "no policy is about this node", "action": ""}
+        if not host.enabled:
+            return item | {"message": "off (enable-host-firewall)"}
+        if own is None:
+            return item
+        enforced = [word for word, on in (("ingress", own.ingress_enforced), ("egress", own.egress_enforced)) if on]
+        item["message"] = f"{' and '.join(enforced) or 'nothing'} enforced{', audit' if own.audit else ''}"
+        item["message"] += f"; lifelines: {', '.join(host.lifelines) or 'none'}"
+        if host.cut:
+            item["message"] += f"; cut: {', '.join(f'{name} (by {policy})' for name, policy in host.cut.items())}"
+        if not self._wiring.desired.host_held:
+            item |= {"state": "degraded", "message": f"not in the kernel yet; {item['message']}", "action": "see the other checks"}
+        return item
 
     def _settings(self) -> list[Item]:
         """What of the ConfigMap is not so yet."""
@@ -197,6 +215,8 @@ class Views:
 
     def _policy(self, asked: Mapping[str, Any]) -> Item:
         number = asked.get("endpoint")
+        if number == HOST:
+            return {"endpoint": number, **self._wiring.policy.explain(HOST, self._wiring.identities.labels)}
         for key, endpoint in self._wiring.endpoints.items():
             if endpoint.attachment.number == number:
                 return {"endpoint": number, **self._wiring.policy.explain(key, self._wiring.identities.labels)}

@@ -12,7 +12,16 @@ from typing import Any, Final
 from pilus_agent.desired.addresses import raw
 from pilus_agent.desired.nodes import CIDR_NODES, LOCAL, NODE, ROUTER
 from pilus_agent.facts import Address, Attachment
-from pilus_agent.judgement import EndpointJudgement, Judgement, Lookup, Packet, judge_endpoint
+from pilus_agent.judgement import (
+    HOST_PROBES,
+    HOST_TUNNEL,
+    EndpointJudgement,
+    Judgement,
+    Lookup,
+    Packet,
+    judge_endpoint,
+    judge_host,
+)
 from pilus_agent.nearest import nearest_miss
 from pilus_agent.wiring import Wiring
 from pilus_api.errors import PilusError
@@ -26,6 +35,7 @@ Item = dict[str, Any]
 
 _NUMBERS: Final = {name.upper(): number for number, name in PROTOCOL_NAMES.items()}
 _MOST_BACKENDS: Final = 20
+_UDP: Final = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +84,10 @@ class Why:
     # -- ends --------------------------------------------------------------------------------------------------------------
 
     def _end(self, text: str, version: int) -> End:
-        if text in ("world", "host"):
-            return End(text, WORLD if text == "world" else HOST, outside=text == "world")
+        if text == "world":
+            return End(text, WORLD, outside=True)
+        if text == "host":
+            return End(text, HOST, node=self._wiring.node)
         if "=" in text or text.startswith("reserved:"):
             return self._labelled(text)
         if _version(text):
@@ -177,8 +189,8 @@ class Why:
     def _way(self, source: End, destination: End, protocol: int, port: int) -> Item:
         if source.address and destination.address and source.address.version != destination.address.version:
             raise PilusError(f"{source.words} and {destination.words} have no address of one family")
-        if source.local is None and destination.local is None:
-            raise PilusError("neither end is a pod of this node: ask on a node that has one of them")
+        if not any(end.local or end.identity == HOST for end in (source, destination)):
+            raise PilusError("neither end is a pod of this node, or the node itself: ask on a node that has one of them")
         steps = [
             self._step(Direction.EGRESS, source, destination, protocol, port),
             self._step(Direction.INGRESS, destination, source, protocol, port),
@@ -195,9 +207,11 @@ class Why:
         }
 
     def _step(self, direction: Direction, end: End, other: End, protocol: int, port: int) -> Item | None:
-        """What is decided at one end; None where nothing is: at the outside, and at a node's own stack."""
+        """What is decided at one end; None where nothing is: at the outside, and at another node's own stack."""
         item: Item = {"direction": direction.name.lower(), "at": end.words, "node": end.node, "enforced": True, "rule": None,
                       "nearest": None, "audit": None}  # fmt: skip
+        if end.identity == HOST:
+            return item | self._at_host(direction, other, protocol, port)
         if end.local is None:
             known = end.identity is not None and FIRST_FIXED <= end.identity <= LAST_OF_CLUSTERS
             return item | {"verdict": "elsewhere", "reason": "decided by the pod's own node: ask there"} if known else None
@@ -209,6 +223,23 @@ class Why:
         if found is None:
             return item | {"verdict": "deny", "reason": "the pod is not in the kernel's tables"}
         return item | self._told(found, packet)
+
+    def _at_host(self, direction: Direction, other: End, protocol: int, port: int) -> Item:
+        """By this node's own policies. What its programs let through unasked is told as that."""
+        settings = self._lookup("settings", 0) or {"flags": 0, "tunnel_port": 0}
+        if other.identity == HOST:
+            return {"verdict": "allow", "enforced": False, "reason": "a node is not asked about what stays on it"}
+        if direction is Direction.EGRESS and other.local is not None and settings["flags"] & HOST_PROBES:
+            return {"verdict": "allow", "enforced": False, "reason": "lifeline kubelet: a node's own stack reaches its pods"}
+        if settings["flags"] & HOST_TUNNEL and (protocol, port) == (_UDP, settings["tunnel_port"]):
+            return {"verdict": "allow", "enforced": False, "reason": "lifeline tunnel: what is in its packets is judged"}
+        if other.identity is None:
+            return {"verdict": "deny", "reason": f"{other.words} has no identity yet"}
+        packet = Packet(direction, other.identity, other.address, other.outside, protocol, port)
+        found = judge_host(self._lookup, packet)
+        if found is None:
+            return {"verdict": "allow", "enforced": False, "reason": "no policy is about this node"}
+        return self._told(found, packet)
 
     def _told(self, found: EndpointJudgement, packet: Packet) -> Item:
         held = found.judgement

@@ -52,7 +52,7 @@ def policy_list(asking: Asking) -> None:
             ("GENERATION", field("generation")),
             ("MODE", field("mode")),
             ("REALISED", field("realised")),
-            ("ENDPOINTS HERE", field("endpoints")),
+            ("ENDPOINTS HERE", _selected),
             ("MESSAGE", field("message")),
         ],
         "no policies: everything is allowed",
@@ -63,16 +63,21 @@ def policy_list(asking: Asking) -> None:
 @click.argument("which")
 @pass_asking
 def policy_get(asking: Asking, which: str) -> None:
-    """What one endpoint may do, in words. WHICH is its number, its address, or NAMESPACE/POD."""
-    endpoint = find_endpoint(asking, which)
+    """What one endpoint may do, in words. WHICH is its number, its address, NAMESPACE/POD, or host: the node itself."""
+    endpoint: Item = {"number": "host"} if which == "host" else find_endpoint(asking, which)
     held = item(asking.agent, {"get": "policy", "endpoint": endpoint.get("number")})
     if asking.as_json:
         print_json(held)
         return
     out = console()
-    out.print(f"endpoint {safe(endpoint.get('number'))} {safe(named(endpoint))}, policy {safe(held.get('policy'))}")
+    who = "this node" if which == "host" else f"endpoint {safe(endpoint.get('number'))} {safe(named(endpoint))}"
+    out.print(f"{who}, policy {safe(held.get('policy')) or 'none'}")
     for direction in ("ingress", "egress"):
         _print_direction(direction, held.get(direction))
+
+
+def _selected(held: Item) -> object:
+    return "this node" if held.get("host") else held.get("endpoints")
 
 
 def _print_direction(direction: str, held: object) -> None:

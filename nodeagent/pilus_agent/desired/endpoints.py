@@ -43,5 +43,19 @@ class Endpoint:
         return flags | (READY if self.identity is not None else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This node itself as wanted in the kernel, where it has a policy. `policy` and `audit` as an Endpoint's."""
+
+    policy: bytes
+    ingress_enforced: bool
+    egress_enforced: bool
+    audit: bytes
+
+    @property
+    def flags(self) -> int:
+        return READY | (INGRESS_ENFORCED if self.ingress_enforced else 0) | (EGRESS_ENFORCED if self.egress_enforced else 0)
+
+
 def mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))

@@ -15,9 +15,14 @@ from pilus_api.labels import SOURCE_NODE, Label, Labels, NodeFilter, canonical
 _SEARCHED: Final = 4
 
 
+def all_labels(labels: Iterable[tuple[str, str]]) -> Labels:
+    """Those of a Node object."""
+    return canonical(Label(SOURCE_NODE, key, value) for key, value in labels)
+
+
 def node_labels(labels: Iterable[tuple[str, str]], relevant: NodeFilter) -> Labels:
-    """Those of a Node object that count."""
-    return relevant(canonical(Label(SOURCE_NODE, key, value) for key, value in labels))
+    """Those of a Node object that count for its identity."""
+    return relevant(all_labels(labels))
 
 
 def remote_labels(labels: Labels, *, api_server: bool) -> Labels:

@@ -136,6 +136,10 @@ class ServiceTable:
         held = self._slices.get(key)
         return frozenset(endpoint.address for endpoint in held.endpoints) if held else None
 
+    def ports(self, key: str) -> frozenset[int]:
+        held = self._slices.get(key)
+        return frozenset(port.port for port in held.ports) if held else frozenset()
+
     def meant(self, wanted: Services) -> frozenset[Address] | None:
         """The addresses behind Services without a selector; None: there is no such Service."""
         keys = [

@@ -215,6 +215,9 @@ KINDS = (
     *(Kind(kind.short, kind.path, policy_of, optional=optional(kind)) for kind in POLICY_KINDS),
 )
 
+# Of this node alone: which policies govern it.
+OWN_LABELS = Kind("nodelabels", "/api/v1/nodes", node_labels_of, "metadata.name={node}", metadata_only=True)
+
 
 def _key(key: Key) -> str:
     return f"{key.namespace}/{key.name}" if key.namespace else key.name

@@ -91,7 +91,7 @@ async def test_policy(world: World) -> None:
 async def test_status(world: World) -> None:
     found = ask(world, get="status")
     assert found["node"] == "n1"
-    assert {check["name"]: check["state"] for check in found["checks"]} == {"api-server": "ok", "pods": "ok"}
+    assert {check["name"]: check["state"] for check in found["checks"]} == {"api-server": "ok", "pods": "ok", "host firewall": "ok"}
     rows = {one["name"]: one["entries"] for one in found["maps"]}
     assert rows["endpoints"] == 4
     world.kernel.room["endpoints"] = 2

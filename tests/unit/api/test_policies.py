@@ -374,11 +374,40 @@ def test_default_deny(spec: str, expected: tuple[bool, bool]) -> None:
     assert compiled(spec).default_deny == expected
 
 
-def test_a_policy_of_hosts_governs_nobody_yet() -> None:
-    held = policy({}, clusterwide=True) | {"spec": {"nodeSelector": {}, "ingress": [{"fromEntities": ["all"]}]}}
+@pytest.mark.parametrize(
+    ("selector", "governed", "not_governed"),
+    [
+        ({}, "reserved:host node:a=b", "reserved:remote-node node:a=b"),
+        ({"matchLabels": {"role": "edge"}}, "reserved:host node:role=edge", "reserved:host k8s:role=edge"),
+        ({"matchLabels": {"k8s:role": "edge"}}, "reserved:host node:role=edge", "reserved:host"),
+        ({"matchExpressions": [{"key": "role", "operator": "DoesNotExist"}]}, "reserved:host", "reserved:host node:role="),
+        ({"matchLabels": {"node:role": "edge"}}, "reserved:host node:role=edge", "node:role=edge"),
+    ],
+)
+def test_a_policy_about_nodes(selector: dict[str, object], governed: str, not_governed: str) -> None:
+    """Its subjects are hosts with these labels of their Node objects."""
+    held = policy({}, clusterwide=True) | {"spec": {"nodeSelector": selector, "ingress": [{"fromEntities": ["all"]}]}}
     (found,) = policies_of(held, cluster="blue")
+    assert (found.default_deny, found.host, len(found.rules), found.unenforced) == ((True, False), True, 1, ())
+    assert found.subject.matches(labels(*governed.split()))
+    assert not found.subject.matches(labels(*not_governed.split()))
+
+
+def test_a_policy_about_nodes_without_the_host_firewall() -> None:
+    held = policy({}, clusterwide=True) | {"spec": {"nodeSelector": {}, "ingress": [{"fromEntities": ["all"]}]}}
+    (found,) = resolve(drafts_of(held, cluster="blue", hosts=False))
     assert (found.default_deny, found.rules, found.unenforced) == ((False, False), (), ("spec.nodeSelector",))
-    assert not found.subject.matches(labels("k8s:app=a"))
+    assert not found.subject.matches(labels("reserved:host"))
+
+
+def test_what_a_policy_about_nodes_requires_binds_no_pods() -> None:
+    about_nodes = policy({}, clusterwide=True) | {
+        "spec": {"nodeSelector": {}, "ingress": [{"fromRequires": [{"matchLabels": {"safe": "yes"}}]}]}
+    }
+    about_pods = policy("ingress: [{fromEndpoints: [{}]}]")
+    drafts = [*drafts_of(about_nodes, cluster="blue"), *drafts_of(about_pods, cluster="blue")]
+    pods = [each for each in resolve(drafts) if not each.host]
+    assert pods == list(policies_of(about_pods, cluster="blue"))
 
 
 def test_spec_and_specs_both_hold_and_say_where_they_stand() -> None:

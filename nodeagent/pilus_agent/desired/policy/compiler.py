@@ -202,7 +202,8 @@ class PolicyCompiler:
         found = self._endpoints.get(endpoint)
         if found is None:
             return None, None
-        digests = sorted({each for subject in self._subjects.selectors_of(endpoint) for each in self._by_subject.get(subject, {})})
+        governing = {each for subject in self._subjects.selectors_of(endpoint) for each in self._by_subject.get(subject, {})}
+        digests = sorted(each for each in governing if self._by_digest[each][0].host == found.host)
         enforced = [each for each in digests if not self._by_digest[each][0].audit]
         audited = self._rule_set(digests, found, fresh) if len(enforced) < len(digests) else None
         return self._rule_set(enforced, found, fresh) if enforced else None, audited

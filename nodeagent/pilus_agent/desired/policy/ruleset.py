@@ -112,8 +112,8 @@ def ingress_names(policy: Policy) -> frozenset[str]:
 
 
 def digest(policy: Policy) -> bytes:
-    """The content of a policy, 16 bytes. Its subject is left out: it says for whom, not what."""
-    content = [
+    """The content of a policy, 16 bytes. Its subject is left out: it says for whom, not what; but not whether that is a host."""
+    content: list[object] = [
         _origin(policy.origin),
         policy.default_deny,
         [
@@ -127,6 +127,7 @@ def digest(policy: Policy) -> bytes:
             ]
             for rule in policy.rules
         ],
+        *(["host"] if policy.host else []),
     ]
     return blake2b(json.dumps(content, separators=(",", ":")).encode(), digest_size=16).digest()
 

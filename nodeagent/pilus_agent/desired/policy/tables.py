@@ -31,10 +31,11 @@ class TooMuchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A pod of this node, as far as policy goes. `labels` are those of its identity."""
+    """A pod of this node, or the node itself (`host`), as far as policy goes. `labels`: of the pod's identity, or of the Node."""
 
     labels: Labels
     named_ports: NamedPorts
+    host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
