@@ -6,6 +6,7 @@
 #include "commit.h"
 #include "nat.h"
 #include "related.h"
+#include "socket_of.h"
 #include "toobig.h"
 
 /* To the commit; by way of a new port where it leaves for the outside. */
@@ -63,7 +64,20 @@ PILUS_TAIL(PILUS_CALL_DECIDE_OVERLAY, decide_overlay)
 
 PILUS_TAIL(PILUS_CALL_DECIDE_UPLINK, decide_uplink)
 {
-	return pilus_conclude(skb, pilus_decide_uplink);
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+
+	if (!packet || !now || !drafted)
+		return PILUS_ACT_SHOT;
+	if (now->flags & PILUS_SETTING_HOST_FIREWALL && pilus_is_amid(packet) &&
+	    !pilus_endpoint_of(packet->family, &packet->destination) && pilus_host_began(skb, packet)) {
+		pilus_as_reply(packet, drafted, PILUS_ZONE_UPLINK_OUT);
+		calls.call(skb, PILUS_CALL_DECIDE_LEAVE);
+		return pilus_exit(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
+	}
+	return pilus_decided(skb, packet, drafted, pilus_decide_uplink(packet, now, drafted));
 }
 
 PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
@@ -73,7 +87,19 @@ PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 
 PILUS_TAIL(PILUS_CALL_DECIDE_LEAVE, decide_leave)
 {
-	return pilus_conclude(skb, pilus_decide_leave);
+	struct pilus_packet *packet = pilus_scratch();
+	u32 zero = 0;
+	struct pilus_settings *now = settings.lookup(&zero);
+	struct pilus_draft *drafted = draft.lookup(&zero);
+
+	if (!packet || !now || !drafted)
+		return PILUS_ACT_SHOT;
+	if (pilus_is_amid(packet) && pilus_is_listening(skb, packet->family, &packet->source, packet->source_port)) {
+		pilus_as_reply(packet, drafted, PILUS_ZONE_UPLINK_IN);
+		calls.call(skb, PILUS_CALL_DECIDE_UPLINK);
+		return pilus_exit(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
+	}
+	return pilus_decided(skb, packet, drafted, pilus_decide_leave(packet, now, drafted));
 }
 
 PILUS_TAIL(PILUS_CALL_AUDIT, audit)

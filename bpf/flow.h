@@ -79,6 +79,16 @@ pilus_always void pilus_turn_key(struct pilus_flow_key *to, const struct pilus_f
 	to->destination = from->source;
 }
 
+/* A reply becomes the forward direction's, by whose key it goes from now on. */
+pilus_always void pilus_turn_around(struct pilus_packet *packet, const struct pilus_flow_key *forward)
+{
+	packet->reply = 1;
+	packet->source = forward->source;
+	packet->destination = forward->destination;
+	packet->source_port = forward->source_port;
+	packet->destination_port = forward->destination_port;
+}
+
 /* The state that a packet leaves its connection in. `young`: the other side has not spoken. */
 pilus_always u8 pilus_next_state(u8 state, u8 tcp_flags, bool payload, bool young)
 {

@@ -119,14 +119,10 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 			packet->audit = PILUS_AUDIT_KNOWN;
 		if (held->role == PILUS_FLOW_REPLY &&
 		    !((packet->tcp_flags & (PILUS_TCP_SYN | PILUS_TCP_ACK)) == PILUS_TCP_SYN && held->state == PILUS_FLOW_CLOSING)) {
-			packet->reply = 1;
 			packet->forward_zone = held->pair_zone;
 			drafted->pair_key = drafted->key;
 			pilus_pair_key(&drafted->key, &drafted->pair_key, held);
-			packet->source = drafted->key.source;
-			packet->destination = drafted->key.destination;
-			packet->source_port = drafted->key.source_port;
-			packet->destination_port = drafted->key.destination_port;
+			pilus_turn_around(packet, &drafted->key);
 			packet->source_identity = held->destination_identity;
 			packet->destination_identity = held->source_identity;
 			if (packet->protocol == PILUS_IPPROTO_ICMP)

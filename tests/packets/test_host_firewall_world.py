@@ -73,6 +73,40 @@ def test_a_megabyte_each_way(world_of: World, family: int, began: str) -> None:
                     each.join()
 
 
+@pytest.mark.parametrize(("began", "ingress", "egress", "reached"), [
+    ("node", "closed", "open", True),  # an answer, although nobody has seen what it answers to
+    ("node", "closed", "its port", True),
+    ("node", "open", "closed", False),
+    ("outside", "its port", "closed", True),
+    ("outside", "closed", "open", False),
+    ("outside", "open", "closed", True),
+])  # fmt: skip
+@pytest.mark.parametrize("talks", ["node", "outside"])
+def test_a_connection_that_was_open_before(
+    world_of: World, family: int, began: str, ingress: str, egress: str, reached: bool, talks: str
+) -> None:
+    """Nothing is known of it, and one side alone talks: it goes on if the side that began it may begin one, and not otherwise."""
+    ends = {"node": (world_of.home, NODE), "outside": (world_of.outside, OUTSIDE)}
+    other = "outside" if began == "node" else "node"
+    with world_of.socket(ends[other][0], family, STREAM) as server, world_of.socket(ends[began][0], family, STREAM) as client:
+        server.bind((ends[other][1][family], 0))
+        server.listen()
+        world_of.reset()  # no policy, and so no entries
+        client.connect(server.getsockname()[:2])
+        accepted, _ = server.accept()
+        with accepted:
+            sides = {"open": OPEN, "closed": CLOSED, "its port": _port(6, server.getsockname()[1])}
+            guard(world_of, sides[ingress], sides[egress])
+            speaker, listener = (client, accepted) if talks == began else (accepted, client)
+            speaker.sendall(b"still there?")
+            listener.settimeout(2 if reached else 0.3)
+            if reached:
+                assert listener.recv(100) == b"still there?"
+            else:
+                with pytest.raises(TimeoutError):
+                    listener.recv(100)
+
+
 def test_other_ports_are_closed(world_of: World, family: int) -> None:
     with world_of.socket(world_of.home, family, STREAM) as server, world_of.socket(world_of.outside, family, STREAM) as client:
         server.bind((NODE[family], 0))

@@ -75,8 +75,8 @@ class Node:
             if name in self.datapath.description["maps"]:
                 self.datapath.map(name).clear()
         if "quotas" in self.datapath.description["maps"]:
-            for pod in LOCAL_PODS:
-                self.datapath.map("quotas").update(pod.number, {})
+            for number in (0, *(pod.number for pod in LOCAL_PODS)):  # 0: the host's own
+                self.datapath.map("quotas").update(number, {})
         self.settings(tunnel_mtu=mtu)
         reserved = (1, 2, 6, 7)
         for identity in (*reserved, *(pod.identity for pod in (*LOCAL_PODS, *REMOTE_PODS))):
