@@ -192,7 +192,7 @@ def test_a_lifeline_is_cut_by_saying_so(world: World) -> None:
     world.table({"outside": True}, NODE["n1"][:1], KUBELET)
 
 
-def test_it_holds_while_its_agent_is_away_and_starts_anew(world: World) -> None:
+def test_cve_2024_42488_it_holds_while_its_agent_is_away_and_starts_anew(world: World) -> None:
     """Asked all the while, without a pause: who is out stays out, who is in stays in, and a connection goes on."""
     world.lab.apply(about_n1(ingress=[{"fromEntities": ["world"], "toPorts": ports(HTTP)}]))
     world.table({"outside": True, "client": False, "far": False, "other": False})
@@ -215,6 +215,18 @@ def test_an_open_connection_ends_with_its_rule(world: World) -> None:
         wait_for("the outside to be cut off", lambda: not out.alive(), 20)
         assert inside.alive()
         assert inside.longest < 0.5
+
+
+def test_cve_2024_42488_a_label_makes_a_node_one_that_is_meant(world: World) -> None:
+    """At once, and without an agent's restart; and takes it away again."""
+    spec = {"nodeSelector": {"matchLabels": {"role": "edge"}}, "ingress": [{}]}
+    held = {"apiVersion": "cilium.io/v2", "kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "edge"}, "spec": spec}
+    world.lab.apply(yaml.safe_dump(held))
+    wait_for("it to be acknowledged", lambda: world.status("edge").get("enforced") == "2/2", 20)
+    world.table({"outside": True, "client": True})
+    for change, reached in (("role=edge", False), ("role-", True)):
+        world.lab.kubectl("label", "node", "n1", "--overwrite", change)
+        world.table({"outside": reached, "client": reached})
 
 
 def test_audit(world: World) -> None:

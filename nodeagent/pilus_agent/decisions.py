@@ -141,8 +141,8 @@ class Decisions:
             _put(self.facts.nodes, key, fact)
         else:
             _put(self.facts.node_labels, key, None if fact is None else node_labels(fact, self._node_filter))
-            if key == self.node:
-                self.facts.own_labels = None if fact is None else all_labels(fact)
+            if key == self.node and fact is not None:  # a Node object that goes leaves its node what it was
+                self.facts.own_labels = all_labels(fact)
         self._nodes_changed = True
 
     def _claim(self, key: str, fact: tuple[str, str] | None) -> None:

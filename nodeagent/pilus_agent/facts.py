@@ -138,7 +138,7 @@ class Facts:
 
     nodes: dict[str, Node] = field(default_factory=dict)
     node_labels: dict[str, Labels] = field(default_factory=dict)  # those that count, by the node's name
-    own_labels: Labels | None = None  # all of this node's; None: nobody has told of its Node object
+    own_labels: Labels | None = None  # all of this node's; None: nobody has told of its Node object yet
     pods: dict[str, Pod] = field(default_factory=dict)  # namespace/name
     namespaces: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     attachments: dict[str, Attachment] = field(default_factory=dict)  # container/interface

@@ -196,7 +196,7 @@ def test_through_the_tunnel(testrun: TestRun, family: int) -> None:
     ])  # fmt: skip
 
 
-def test_direct_routing(testrun: TestRun, family: int) -> None:
+def test_cve_2026_26963_direct_routing(testrun: TestRun, family: int) -> None:
     """A pod of another node is known by its address; pods of ours are no affair of the host's policy."""
     guard(testrun, Side(peers={FAR.identity: [Rule(1)]}), tunnel=False)
     mine = from_pod(CLIENT, FAR.address(family), tcp(40000, 80))

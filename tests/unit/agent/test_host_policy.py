@@ -105,6 +105,41 @@ async def test_a_node_with_the_labels_is_governed(kernel: FakeKernel) -> None:
         assert flags(world)
 
 
+async def test_cve_2024_42488_a_node_object_that_goes_takes_no_policy_along(kernel: FakeKernel) -> None:
+    """Nor is a host without one for a moment while its labels change from one that is meant to another."""
+    held = about_nodes("edge", {"ingress": [WORLD_TO_80]}, {"role": "edge"})
+    world = guarded(kernel, held, labels={"role": "edge"})
+    async with world.running():
+        await world.realise()
+        begun = len(kernel.log)
+        world.wiring.put("nodelabels", "n1", None)
+        await world.realise()
+        world.wiring.put("nodelabels", "n1", (("role", "edge"), ("zone", "b")))
+        await world.realise()
+        assert flags(world)
+        assert not [one for one in kernel.log[begun:] if one.table in ("endpoints", "settings")]
+
+
+async def test_cve_2024_42488_no_pass_before_the_labels_are_known(kernel: FakeKernel) -> None:
+    """An agent that starts does not take an earlier one's policy of the host away, for it knows no labels yet."""
+    world = guarded(kernel, about_nodes("edge", {"ingress": [WORLD_TO_80]}, {"role": "edge"}), labels={"role": "edge"})
+    async with world.running():
+        await world.realise()
+        row = host_row(world)
+    again = World(kernel)
+    again.begin()
+    again.wiring.put("ccnp", "edge", about_nodes("edge", {"ingress": [WORLD_TO_80]}, {"role": "edge"}))
+    for kind in sorted(again.wiring.needed - {"nodelabels"}):
+        again.wiring.synced(kind)
+    async with again.running():
+        assert not await again.wiring.realise(0.2)
+        assert host_row(again) == row
+        again.wiring.put("nodelabels", "n1", (("role", "edge"),))
+        again.wiring.synced("nodelabels")
+        await again.realise()
+        assert host_row(again) == row
+
+
 async def test_policies_about_pods_are_none_about_nodes(kernel: FakeKernel) -> None:
     """Neither does a selector of everything mean a node, nor a policy about nodes a pod."""
     everything = PolicyObject(
