@@ -110,6 +110,11 @@ class Prober:
             self._namespaces[pod] = network_namespace(uid)
         return self._namespaces[pod]
 
+    def forget(self, pod: str) -> None:
+        """Of a pod that was made anew: its network namespace is another."""
+        if pod in self._namespaces:
+            os.close(self._namespaces.pop(pod))
+
     def reaches(self, probe: Probe, limit: float = 1.0) -> bool:
         return within(self.namespace_of(probe.source), lambda: reaches(probe.address, probe.port, probe.protocol, limit))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -236,6 +237,53 @@ def test_audit(world: World) -> None:
     world.table(dict.fromkeys(("outside", "client", "far", "other"), True))
     step = world.pilus("why", "world", f"host:{HTTP}/TCP")["ways"][0]["steps"][-1]
     assert (step["verdict"], step["audit"]["verdict"]) == ("allow", "deny")
+
+
+def test_it_holds_from_the_boot_on(world: World) -> None:
+    """The node loses its programs, its tables and its links, as by a reboot. What `pilus install --early` starts has them back
+    before the link to the others carries anything, and no agent is needed for it."""
+    node = world.lab.node("n1")
+    assert "pilus-early.service" in node.exec(["pilus", "install", "--early"]).stdout
+    world.lab.apply(about_n1(ingress=[{"fromEntities": ["world"], "toPorts": ports(HTTP)}]))
+    world.table({"outside": True, "other": False})
+    wait_for("it to be kept", lambda: node.exec(["test", "-e", "/var/lib/pilus/host-policy.json"], check=False).returncode == 0, 10)
+    node.stop("agent")
+    node.exec(
+        ["sh", "-c", "rm -rf /sys/fs/bpf/pilus /run/pilus; cd /sys/class/net; for l in plx* pilus_* eth0; do ip link del $l; done"]
+    )
+    first = {place.name: place.orders.first_process() for place in (world.lab.control, node)}
+    started = subprocess.Popen(
+        [*node.entry(), str(Path(sys.executable).with_name("pilus-early"))], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for("the tables", lambda: node.exec(["test", "-e", "/run/pilus/datapath.json"], check=False).returncode == 0, 30)
+        outside = ["nsenter", f"--net=/proc/{first['control']}/ns/net", "ip", "link"]
+        peer = ["peer", "name", "eth0", "netns", str(first["n1"])]
+        subprocess.run([*outside, "add", "n1again", "master", "br0", "type", "veth", *peer], check=True)
+        subprocess.run([*outside, "set", "n1again", "up"], check=True)
+        assert started.wait(30) == 0, started.stderr and started.stderr.read()
+    finally:
+        started.kill()
+        started.wait()
+    link = node.exec(["ip", "link", "show", "eth0"]).stdout
+    assert "DOWN" in link
+    assert "uplink_from" in node.exec(["tc", "filter", "show", "dev", "eth0", "ingress"]).stdout
+    node.exec(["sh", "-c", f"""
+        echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
+        ip addr add {NODE["n1"][0]}/24 dev eth0; ip addr add {NODE["n1"][1]}/64 dev eth0; ip link set eth0 up
+        ip route add default via {OUTSIDE[0]}; ip route add default via {OUTSIDE[1]}
+    """])  # fmt: skip
+    world.table({"outside": True, "other": False})
+    assert node.components()["agent"]["status"] is not None, "no agent was needed for it"
+    world.lab.start_agent("n1")
+    wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 30)
+    world.table({"outside": True, "other": False})
+    # Pods of before the boot have lost their links.
+    for name in ("client", "api"):
+        world.lab.kubectl("delete", "pod", name, "--now")
+    world.lab.apply("\n---\n".join(manifest(name) for name in ("client", "api")))
+    world.lab.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+    world.prober.forget("default/client")
 
 
 # -- while something happens ---------------------------------------------------------------------------------------------------

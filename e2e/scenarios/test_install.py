@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 NODES = ("n1", "n2")
 NAMESPACE = "--namespace=kube-system"
+HOST_POLICY = "/var/lib/pilus/host-policy.json"
 UNINSTALL = components.REPOSITORY / "manifests" / "uninstall"
 # Within the host's own automatic ports, so that a sysctl of the node has to be changed, and put back.
 SETTINGS = {"masquerade-port-range": "50000-51000"}
@@ -611,6 +612,38 @@ def test_a_new_version_loses_no_connection(installed: Installed, application: De
     assert talk.refused == []
     assert talk.leaked == 0
     assert min(talk.opened, talk.denied) > 10
+
+
+EARLY_IN_ITS_TREE = """
+set -e
+tree=/var/lib/pilus/early
+mount -t proc proc $tree/proc
+mount -t sysfs sysfs $tree/sys
+for place in /dev /sys/fs/bpf /run/pilus /var/lib/pilus; do mount --bind $place $tree$place; done
+mount -t tmpfs tmpfs $tree/tmp
+exec chroot $tree /usr/local/bin/pilus-early --wait 1
+"""
+
+
+def test_what_runs_before_the_network_needs_no_container(installed: Installed) -> None:
+    """A copy of the image is beside it, and its program runs there, as systemd has it by the unit's RootDirectory."""
+    lab = installed.lab
+    lab.kubectl("apply", f"--kustomize={components.REPOSITORY / 'manifests' / 'early'}")
+    lab.kubectl("rollout", "status", "daemonset/pilus-early", NAMESPACE, "--timeout=90s", timeout=120)
+    lab.kubectl("delete", f"--kustomize={components.REPOSITORY / 'manifests' / 'early'}")
+    spec = {"nodeSelector": {}, "ingress": [{"fromEntities": ["all"]}]}
+    held = {"apiVersion": "cilium.io/v2", "kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "nodes"}, "spec": spec}
+    lab.apply(json.dumps(held))
+    for node in NODES:
+        place = lab.node(node)
+        lab.wait("it to be kept", lambda place=place: not place.exec(["test", "-s", HOST_POLICY], check=False).returncode, 20)  # type: ignore[misc]
+        assert "RootDirectory=/var/lib/pilus/early" in place.exec(["cat", "/etc/systemd/system/pilus-early.service"]).stdout
+        done = place.exec(["unshare", "--mount", "sh", "-c", EARLY_IN_ITS_TREE], check=False)
+        assert done.stdout == "pilus-early: an agent has run since the machine started: its tables stay\n", done.stderr
+    lab.kubectl("delete", "ciliumclusterwidenetworkpolicies", "nodes")
+    for node in NODES:
+        place = lab.node(node)
+        lab.wait("it to go", lambda place=place: place.exec(["test", "-e", HOST_POLICY], check=False).returncode == 1, 20)  # type: ignore[misc]
 
 
 # -- and off again -------------------------------------------------------------------------------------------------------------

@@ -86,6 +86,8 @@ class Decisions:
         self.labels: dict[str, Labels] = {}
         self.ports: dict[str, frozenset[tuple[str, int, int]]] = {}  # named ones: name, protocol, port
         self.plan: NodePlan | None = None
+        self.ranges: Mapping[Network, str] = {}  # those that are believed, each with its node
+        self.nodes_decided = 0  # how often
         self._claimed = claimed
         self._ranges = RangeIndex({})
         self._believed: set[Network] = set()
@@ -199,6 +201,8 @@ class Decisions:
                 holder=one.holder,
             )
         self._ranges = RangeIndex(held)
+        self.ranges = held
+        self.nodes_decided += 1
         self.policy.pod_ranges(held)
         self._believed = {network for network, name in held.items() if name == self.node}
         self.tables.want_all("pod_ranges", pod_range_rows(held, self.facts.nodes, self.node))

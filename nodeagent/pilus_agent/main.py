@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 import sys
 import time
 from collections.abc import Coroutine
@@ -17,7 +18,7 @@ import click
 import structlog
 
 import pilus_maps
-from pilus_agent import cni_install
+from pilus_agent import cni_install, host_state
 from pilus_agent.attachments import AttachmentFiles
 from pilus_agent.datapath import changes
 from pilus_agent.datapath.changes import Ledger
@@ -25,6 +26,7 @@ from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.programs import ensure_loaded
 from pilus_agent.endpoints import Endpoints
 from pilus_agent.facts import Address, Network
+from pilus_agent.host_state import HostStateFile
 from pilus_agent.ipam import Allocator
 from pilus_agent.metrics import Metrics
 from pilus_agent.objects import ENDPOINTS_PATH, cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
@@ -48,6 +50,7 @@ _log = structlog.get_logger(__name__)
 RUNTIME = Path("/run/pilus")
 PINS = Path("/sys/fs/bpf/pilus")
 STATE = Path("/var/lib/pilus")
+SIZES = {"PILUS_ENDPOINTS_SIZE": 4096}
 _RETRY_SECONDS = 1.0
 # How often everything that the agent says in the API is written anew, changed or not.
 _AGAIN_SECONDS = 300.0
@@ -76,6 +79,7 @@ class Agent:
         self._health_at = settings.agent_health_serve_addr
         self._serving = False
         self._rules: dict[str, str] = {}
+        self._host_state = HostStateFile(STATE / host_state.NAME)
         self._ranges: tuple[Network, ...] = ()
 
     async def run(self) -> None:
@@ -160,6 +164,7 @@ class Agent:
                 self._take_ranges(uid, addresses)
                 self._publish(uid, addresses)
                 self._write_rules()
+                self._remember_host()
                 self._metrics.update(self.wiring)
                 before = self.wiring.passes
                 await self.wiring.until(lambda before=before: self.wiring.passes != before, _AGAIN_SECONDS)  # type: ignore[misc]
@@ -199,6 +204,15 @@ class Agent:
         scratch.replace(RUNTIME / "rules.json")
         self._rules = rules
 
+    def _remember_host(self) -> None:
+        """For the next boot (`pilus install --early`)."""
+        links = self.wiring.links
+        try:
+            if links is not None:
+                self._host_state.write(self.wiring.desired, socket.if_indextoname(links.uplink_ifindex))
+        except OSError as error:
+            _log.warning("policies about this node can't be kept for its next boot", error=str(error))
+
     def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
         node = next(iter(addresses), None)
         paths: set[str] = set()
@@ -215,8 +229,7 @@ class Agent:
 
 
 async def _serve(node: str, settings: Settings, kubeconfig: Path | None, folder: Path | None, config: Path | None) -> None:
-    sizes = {"PILUS_ENDPOINTS_SIZE": 4096}
-    datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", sizes)
+    datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", SIZES)
     kernel = Kernel(datapath, Ledger(STATE / changes.NAME))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

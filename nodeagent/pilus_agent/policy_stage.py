@@ -152,6 +152,14 @@ class PolicyStage:
             del self._namespaces[name]
         self._changed = True
 
+    def about_nodes(self) -> dict[str, PolicyObject]:
+        """The objects that speak of nodes, this one or others, by kind and key."""
+        about = (name for name, drafts in self._drafts.items() if any(draft.policy.host for draft in drafts))
+        return {name: self._objects[name] for name in sorted(about)}
+
+    def cidr_groups(self) -> dict[str, tuple[Network, ...]]:
+        return {name.name: held for name, held in self._groups.items() if isinstance(name, CidrGroup)}
+
     def place_host(self, labels: Labels | None, api_ports: frozenset[int]) -> None:
         """This node's Node object's labels, None as long as nobody has told of it; the ports that API servers listen on."""
         self._changed |= self.host.place(labels, api_ports)

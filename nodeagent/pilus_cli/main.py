@@ -13,6 +13,7 @@ import click
 
 from pilus_cli.client import AskError
 from pilus_cli.flows import flow, monitor
+from pilus_cli.install import install
 from pilus_cli.inventory import endpoint, identity, ipcache, node, service
 from pilus_cli.output import Asking
 from pilus_cli.policy import policy
@@ -57,7 +58,7 @@ def cli(ctx: click.Context, output: str, runtime: Path) -> None:
     ctx.obj = Asking(agent=runtime / "agent.sock", observer=runtime / "observer.sock", as_json=output == "json")
 
 
-for command in (status, endpoint, identity, ipcache, policy, why, flow, service, node, monitor, uninstall):
+for command in (status, endpoint, identity, ipcache, policy, why, flow, service, node, monitor, install, uninstall):
     cli.add_command(command)
 
 

@@ -10,7 +10,7 @@ words; and nothing of it any more. What bears no mark of ours is never touched. 
 | clsact on other links, reserved ports | written down in changes.json before they were changed |
 | routes on other links | protocol 214 |
 | programs, maps, socket links | pinned below /sys/fs/bpf/pilus |
-| files | /run/pilus, /var/lib/pilus, the plugin and its configuration |
+| files | /run/pilus, /var/lib/pilus, the plugin and its configuration, the unit pilus-early.service |
 """
 
 import fcntl
@@ -35,6 +35,11 @@ from pilus_api.errors import PilusError
 PINS: Final = "sys/fs/bpf/pilus"
 RUNTIME: Final = "run/pilus"
 STATE: Final = "var/lib/pilus"
+# What `pilus install --early` writes beside that.
+UNIT_FILES: Final = (
+    "etc/systemd/system/multi-user.target.wants/pilus-early.service",
+    "etc/systemd/system/pilus-early.service",
+)
 _SIDES: Final = (("ingress", 0xFFFFFFF2), ("egress", 0xFFFFFFF3))
 _MAIN: Final = 254
 
@@ -157,6 +162,7 @@ class Removal:
     def _paths(self) -> Iterator[Path]:
         plugin, configuration = (self._root / str(folder).lstrip("/") for folder in (cni_install.BIN_DIR, cni_install.CONF_DIR))
         places = [configuration / cni_install.CONFIGURATION, plugin / cni_install.PLUGIN]
+        places += [self._root / path for path in UNIT_FILES]
         places += [place.with_name(f".{place.name}.draft") for place in places]
         places += [self._root / folder for folder in (PINS, RUNTIME, STATE)]
         return (place for place in places if place.is_symlink() or place.exists())

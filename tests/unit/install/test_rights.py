@@ -139,6 +139,6 @@ def test_only_who_asks_the_api_server_has_a_token() -> None:
 
 
 def test_manifests_name_the_image_that_is_built() -> None:
-    files = [MANIFESTS / name for name in ("agent.yaml", "operator.yaml", "uninstall/uninstall.yaml")]
+    files = [MANIFESTS / name for name in ("agent.yaml", "operator.yaml", "uninstall/uninstall.yaml", "early/early.yaml")]
     named = {line.split("image:")[1].strip() for file in files for line in file.read_text().splitlines() if "image:" in line}
     assert named == {reference()}

@@ -1,0 +1,114 @@
+"""What policies last said about this node, kept on its disk: so that it holds from the first packet after a boot, when nobody can
+be asked yet.
+
+In: decisions; a file. Out: the file, which root alone can read; and facts again. What decides about the node itself is kept, and
+no pod: one of another node is nobody to a policy until the agent has started.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any, Final
+
+from pilus_agent.decisions import API_SERVER_SLICE, Decisions
+from pilus_agent.facts import EndpointSlice, Node, ServiceEndpoint, ServicePort
+from pilus_agent.sources.kubernetes import PolicyObject, policy_of
+from pilus_api.errors import InvalidError
+from pilus_api.settings import Settings, parse
+
+NAME: Final = "host-policy.json"
+_VERSION: Final = 1
+
+Document = dict[str, Any]
+Fact = tuple[str, str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """`uplink`: the name of the link to the other nodes."""
+
+    node: str
+    uplink: str
+    settings: Settings
+    facts: tuple[Fact, ...]
+
+
+class HostStateFile:
+    """The file's writer. It goes when no policy is about nodes any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._said: tuple[object, ...] | None = None
+
+    def write(self, desired: Decisions, uplink: str) -> None:
+        """What holds now, if it is other than what was written last. Raises OSError."""
+        policies = desired.policy.about_nodes()
+        said = (
+            uplink, desired.settings, desired.nodes_decided, desired.facts.own_labels, tuple(policies.values()),
+            tuple(desired.policy.cidr_groups().items()), desired.services.addresses(API_SERVER_SLICE),
+        )  # fmt: skip
+        if said == self._said:
+            return
+        if policies:
+            draft = self._path.with_name(f".{self._path.name}.draft")
+            draft.touch(mode=0o600)
+            draft.write_text(json.dumps(_document(desired, uplink, policies)))
+            draft.replace(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
+        self._said = said
+
+
+def _document(desired: Decisions, uplink: str, policies: Mapping[str, PolicyObject]) -> Document:
+    nodes = desired.facts.nodes.values()
+    believed = desired.ranges
+    return {
+        "version": _VERSION,
+        "node": desired.node,
+        "uplink": uplink,
+        "settings": desired.settings.model_dump(mode="json", by_alias=True),
+        "labels": [[label.key, label.value] for label in desired.facts.own_labels or ()],
+        "nodes": [
+            {
+                "name": node.name,
+                "addresses": [str(address) for address in node.addresses],
+                "routers": [str(address) for address in node.routers],
+                "ranges": [str(network) for network in node.ranges if believed.get(network) == node.name],
+            }
+            for node in nodes
+        ],
+        "policies": {name: held.raw for name, held in policies.items()},
+        "groups": {name: [str(network) for network in held] for name, held in desired.policy.cidr_groups().items()},
+        "api_servers": [str(address) for address in sorted(desired.services.addresses(API_SERVER_SLICE) or (), key=str)],
+        "api_ports": sorted(desired.services.ports(API_SERVER_SLICE)),
+    }
+
+
+def read(path: Path) -> HostState | None:
+    """None: no policy was about nodes. Raises InvalidError for what this release can't read."""
+    try:
+        held = json.loads(path.read_text())
+        if held["version"] != _VERSION:
+            raise InvalidError(f"{path} is of another release: {held['version']!r:.20}")
+        return HostState(str(held["node"]), str(held["uplink"]), parse(held["settings"]), tuple(_facts(held)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidError(f"{path} can't be read: {error!r}") from error
+
+
+def _facts(held: Document) -> Iterator[Fact]:
+    for one in held["nodes"]:
+        addresses, routers = (tuple(ip_address(text) for text in one[field]) for field in ("addresses", "routers"))
+        yield "nodes", one["name"], Node(one["name"], addresses, routers, tuple(ip_network(text) for text in one["ranges"]))
+    yield "nodelabels", held["node"], tuple((str(key), str(value)) for key, value in held["labels"])
+    for name, networks in held["groups"].items():
+        yield "cidrgroups", name, tuple(ip_network(text) for text in networks)
+    ports = tuple(ServicePort("", 6, int(port)) for port in held["api_ports"])
+    servers = tuple(ServiceEndpoint(ip_address(text)) for text in held["api_servers"])
+    yield "endpointslices", API_SERVER_SLICE, EndpointSlice(API_SERVER_SLICE, ports, servers)
+    for name, raw in held["policies"].items():
+        kind, _, key = name.partition("/")
+        yield kind, key, policy_of(raw)
