@@ -246,7 +246,13 @@ def test_it_holds_from_the_boot_on(world: World) -> None:
     assert "pilus-early.service" in node.exec(["pilus", "install", "--early"]).stdout
     world.lab.apply(about_n1(ingress=[{"fromEntities": ["world"], "toPorts": ports(HTTP)}]))
     world.table({"outside": True, "other": False})
-    wait_for("it to be kept", lambda: node.exec(["test", "-e", "/var/lib/pilus/host-policy.json"], check=False).returncode == 0, 10)
+    (held,) = world.lab.get("ciliumclusterwidenetworkpolicies", "host")
+
+    def kept() -> bool:
+        done = node.exec(["cat", "/var/lib/pilus/host-policy.json"], check=False)
+        return done.returncode == 0 and [one["spec"] for one in json.loads(done.stdout)["policies"].values()] == [held["spec"]]
+
+    wait_for("it to be kept", kept, 10)
     node.stop("agent")
     node.exec(
         ["sh", "-c", "rm -rf /sys/fs/bpf/pilus /run/pilus; cd /sys/class/net; for l in plx* pilus_* eth0; do ip link del $l; done"]

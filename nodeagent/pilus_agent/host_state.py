@@ -5,7 +5,9 @@ In: decisions; a file. Out: the file, which root alone can read; and facts again
 no pod: one of another node is nobody to a policy until the agent has started.
 """
 
+import asyncio
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -42,8 +44,8 @@ class HostStateFile:
         self._path = path
         self._said: tuple[object, ...] | None = None
 
-    def write(self, desired: Decisions, uplink: str) -> None:
-        """What holds now, if it is other than what was written last. Raises OSError."""
+    async def write(self, desired: Decisions, uplink: str) -> None:
+        """What holds now, if it is other than what was written last. On the disk when this returns. Raises OSError."""
         policies = desired.policy.about_nodes()
         said = (
             uplink, desired.settings, desired.nodes_decided, desired.facts.own_labels, tuple(policies.values()),
@@ -51,14 +53,20 @@ class HostStateFile:
         )  # fmt: skip
         if said == self._said:
             return
-        if policies:
-            draft = self._path.with_name(f".{self._path.name}.draft")
-            draft.touch(mode=0o600)
-            draft.write_text(json.dumps(_document(desired, uplink, policies)))
-            draft.replace(self._path)
-        else:
-            self._path.unlink(missing_ok=True)
+        await asyncio.to_thread(self._put, json.dumps(_document(desired, uplink, policies)) if policies else None)
         self._said = said
+
+    def _put(self, text: str | None) -> None:
+        """A machine that loses its power meanwhile has the old file or the new one, and never half of one."""
+        if text is None:
+            self._path.unlink(missing_ok=True)
+            return
+        draft = self._path.with_name(f".{self._path.name}.draft")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as made:
+            made.write(text)
+            made.flush()
+            os.fsync(made.fileno())
+        draft.replace(self._path)
 
 
 def _document(desired: Decisions, uplink: str, policies: Mapping[str, PolicyObject]) -> Document:

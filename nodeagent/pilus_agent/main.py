@@ -164,7 +164,7 @@ class Agent:
                 self._take_ranges(uid, addresses)
                 self._publish(uid, addresses)
                 self._write_rules()
-                self._remember_host()
+                await self._remember_host()
                 self._metrics.update(self.wiring)
                 before = self.wiring.passes
                 await self.wiring.until(lambda before=before: self.wiring.passes != before, _AGAIN_SECONDS)  # type: ignore[misc]
@@ -204,12 +204,12 @@ class Agent:
         scratch.replace(RUNTIME / "rules.json")
         self._rules = rules
 
-    def _remember_host(self) -> None:
+    async def _remember_host(self) -> None:
         """For the next boot (`pilus install --early`)."""
         links = self.wiring.links
         try:
             if links is not None:
-                self._host_state.write(self.wiring.desired, socket.if_indextoname(links.uplink_ifindex))
+                await self._host_state.write(self.wiring.desired, socket.if_indextoname(links.uplink_ifindex))
         except OSError as error:
             _log.warning("policies about this node can't be kept for its next boot", error=str(error))
 

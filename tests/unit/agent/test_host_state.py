@@ -29,7 +29,7 @@ async def _left(kernel: FakeKernel, path: Path) -> Decisions:
     world.wiring.put("cnp", "default/a", policy("a", allow_from("web", "api")))
     async with world.running():
         await world.realise()
-        HostStateFile(path).write(world.wiring.desired, "eth7")
+        await HostStateFile(path).write(world.wiring.desired, "eth7")
     return world.wiring.desired
 
 
@@ -57,18 +57,18 @@ async def test_it_is_written_when_it_changes_and_goes_with_the_last_policy(kerne
     held = HostStateFile(path)
     async with world.running():
         await world.realise()
-        held.write(world.wiring.desired, "eth7")
+        await held.write(world.wiring.desired, "eth7")
         assert path.stat().st_mode & 0o777 == 0o600
         first = path.stat().st_ino
-        held.write(world.wiring.desired, "eth7")
+        await held.write(world.wiring.desired, "eth7")
         assert path.stat().st_ino == first
         world.wiring.put("nodelabels", "n1", (("role", "inner"),))
         await world.realise()
-        held.write(world.wiring.desired, "eth7")
+        await held.write(world.wiring.desired, "eth7")
         assert json.loads(path.read_text())["labels"] == [["role", "inner"]]
         world.wiring.put("ccnp", "edge", None)
         await world.realise()
-        held.write(world.wiring.desired, "eth7")
+        await held.write(world.wiring.desired, "eth7")
     assert not path.exists()
     assert host_state.read(path) is None
 
