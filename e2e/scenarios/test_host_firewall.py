@@ -253,21 +253,20 @@ def test_it_holds_from_the_boot_on(world: World) -> None:
         return done.returncode == 0 and [one["spec"] for one in json.loads(done.stdout)["policies"].values()] == [held["spec"]]
 
     wait_for("it to be kept", kept, 10)
+    mac = node.exec(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
     node.stop("agent")
     node.exec(
         ["sh", "-c", "rm -rf /sys/fs/bpf/pilus /run/pilus; cd /sys/class/net; for l in plx* pilus_* eth0; do ip link del $l; done"]
     )
     first = {place.name: place.orders.first_process() for place in (world.lab.control, node)}
-    started = subprocess.Popen(
-        [*node.entry(), str(Path(sys.executable).with_name("pilus-early"))], stderr=subprocess.PIPE, text=True
-    )
+    started = subprocess.Popen([*node.entry(), str(Path(sys.executable).with_name("pilus-early"))])
     try:
         wait_for("the tables", lambda: node.exec(["test", "-e", "/run/pilus/datapath.json"], check=False).returncode == 0, 30)
         outside = ["nsenter", f"--net=/proc/{first['control']}/ns/net", "ip", "link"]
-        peer = ["peer", "name", "eth0", "netns", str(first["n1"])]
+        peer = ["peer", "name", "eth0", "address", mac, "netns", str(first["n1"])]
         subprocess.run([*outside, "add", "n1again", "master", "br0", "type", "veth", *peer], check=True)
         subprocess.run([*outside, "set", "n1again", "up"], check=True)
-        assert started.wait(30) == 0, started.stderr and started.stderr.read()
+        assert started.wait(30) == 0
     finally:
         started.kill()
         started.wait()
