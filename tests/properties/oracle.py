@@ -67,7 +67,7 @@ def truth(world: World, endpoint: Endpoint, probe: Probe, *, audited: bool = Fal
 
 
 def governing_policies(world: World, endpoint: Endpoint) -> list[Policy]:
-    return [policy for policy in world.policies if _selects(policy.subject, endpoint.labels)]
+    return [policy for policy in world.policies if policy.host == endpoint.host and _selects(policy.subject, endpoint.labels)]
 
 
 def _first(hits: list[Rule], tier: Tier) -> Truth | None:

@@ -109,7 +109,7 @@ def policies(draw: st.DrawFn, name: str) -> Policy:
     subject = draw(st.one_of(st.just(Selector()), selectors))
     default_deny = (False, False) if ordered else (draw(st.booleans()), draw(st.booleans()))
     audit = draw(st.sampled_from((False, False, False, True)))
-    return Policy(origin, subject, default_deny, tuple(rules), (), audit)
+    return Policy(origin, subject, default_deny, tuple(rules), (), audit, draw(st.sampled_from((False, False, True))))
 
 
 named_ports = st.dictionaries(
@@ -123,6 +123,7 @@ def worlds(draw: st.DrawFn) -> World:
     identities = dict(RESERVED) | {Identity(256 + number): labels for number, labels in enumerate(sets)}
     names = {identity: draw(named_ports) for identity in identities if identity >= 256}
     endpoints = {f"pod-{number}": Endpoint(draw(label_sets), draw(named_ports)) for number in range(draw(st.integers(1, 3)))}
+    endpoints["host"] = Endpoint(draw(label_sets), {}, host=True)
     found = tuple(draw(policies(f"p{number}")) for number in range(draw(st.integers(1, 4))))
     return World(found, identities, names, endpoints)
 
