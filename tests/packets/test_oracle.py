@@ -38,6 +38,7 @@ TCP, UDP, SCTP = 6, 17, 132
 ECHO = {4: (1, 8), 6: (58, 128)}
 POD, NODE = 1, 2  # flags of ipcache rows
 CIDR_NODES, HOST_FIREWALL = 16, 32  # of settings
+Address = IPv4Address | IPv6Address
 At = FromPod | FromTunnel | FromOutside | ToOutside
 # What is behind the other node, so that an address in it is inside the cluster.
 INSIDE = tuple(ip_network(text) for text in ("10.1.0.0/16", "10.200.0.0/16", "fd00:1::/32"))
@@ -98,8 +99,8 @@ class Judge:
             node.endpoint(pod, policy=number, enforced=[int(direction)] if enforced else [], audit=audit)
         host = self.compiled.endpoints[HOST_NAME]
         number, audit = (rows.number_of(name) if name else 0 for name in (host.policy, host.audit))
-        enforced = [side for side, on in enumerate((host.ingress_enforced, host.egress_enforced)) if on]
-        node.host(policy=number, enforced=enforced, audit=audit)
+        sides = [side for side, on in enumerate((host.ingress_enforced, host.egress_enforced)) if on]
+        node.host(policy=number, enforced=sides, audit=audit)
         for identity in self.world.identities:
             node.datapath.map("identities").update(int(identity), {"cluster": 0})
         for network in INSIDE:
@@ -127,7 +128,7 @@ class Judge:
         self,
         chance: random.Random,
         direction: Direction,
-        address: IPv4Address | IPv6Address,
+        address: Address,
         inside: bool,
         protocol: int,
         port: int,
@@ -135,15 +136,14 @@ class Judge:
         """By the uplink. A pod's packets come through the tunnel, and this node's do not leave by it for one."""
         if inside:
             direction = Direction.EGRESS
-        identity = self._place(
-            address, Identity(chance.choice([each for each in self.world.identities if each >= 256])), inside, chance
-        )
+        pod = chance.choice([each for each in self.world.identities if each >= 256])
+        identity = self._place(address, pod, inside, chance)
         inside = inside or (identity != WORLD and not self.nodes_too)
         probe = Probe(direction, identity, address, inside, protocol, port)
         at = FromOutside() if direction is Direction.INGRESS else ToOutside()
         return HOST_NAME, probe, self._frame(probe, host=True), at
 
-    def _place(self, address: IPv4Address | IPv6Address, identity: Identity, inside: bool, chance: random.Random) -> Identity:
+    def _place(self, address: Address, identity: Identity, inside: bool, chance: random.Random) -> Identity:
         """Who has the address of what is sent to: a pod of another node, another node itself, or nobody of the cluster."""
         where = {"length": 32 + address.max_prefixlen, "family": address.version, "address": packed(str(address))}
         ipcache = self.testrun.node.datapath.map("ipcache")

@@ -91,8 +91,10 @@ def policies(draw: st.DrawFn, name: str) -> Policy:
     priority = draw(st.sampled_from((0, 1, 1000))) if ordered else 0
     for index in range(draw(st.integers(0, 4))):
         action = draw(st.sampled_from(("allow", "allow", "deny", *(("pass",) if ordered else ()))))
-        peers = draw(st.one_of(st.none(), st.lists(st.one_of(selectors, selectors, address_peers()), max_size=3).map(tuple)))
-        meant = draw(st.one_of(st.none(), st.lists(ports(), max_size=3).map(tuple)))
+        by_address = st.lists(address_peers(), min_size=1, max_size=3)
+        mixed = st.lists(st.one_of(selectors, selectors, address_peers()), max_size=3)
+        peers = draw(st.one_of(st.none(), mixed.map(tuple), mixed.map(tuple), by_address.map(tuple)))
+        meant = draw(st.one_of(st.none(), st.none(), st.lists(ports(), max_size=3).map(tuple)))
         rules.append(
             Rule(
                 Origin("CiliumNetworkPolicy", "ns", name, f"uid-{name}", f"spec.rules[{index}]"),
@@ -106,10 +108,10 @@ def policies(draw: st.DrawFn, name: str) -> Policy:
                 action == "pass",
             )
         )
-    subject = draw(st.one_of(st.just(Selector()), selectors))
+    subject = draw(st.one_of(st.just(Selector()), st.just(Selector()), selectors))
     default_deny = (False, False) if ordered else (draw(st.booleans()), draw(st.booleans()))
     audit = draw(st.sampled_from((False, False, False, True)))
-    return Policy(origin, subject, default_deny, tuple(rules), (), audit, draw(st.sampled_from((False, False, True))))
+    return Policy(origin, subject, default_deny, tuple(rules), (), audit, draw(st.booleans()))
 
 
 named_ports = st.dictionaries(
@@ -124,7 +126,7 @@ def worlds(draw: st.DrawFn) -> World:
     names = {identity: draw(named_ports) for identity in identities if identity >= 256}
     endpoints = {f"pod-{number}": Endpoint(draw(label_sets), draw(named_ports)) for number in range(draw(st.integers(1, 3)))}
     endpoints["host"] = Endpoint(draw(label_sets), {}, host=True)
-    found = tuple(draw(policies(f"p{number}")) for number in range(draw(st.integers(1, 4))))
+    found = tuple(draw(policies(f"p{number}")) for number in range(draw(st.integers(1, 6))))
     return World(found, identities, names, endpoints)
 
 
