@@ -462,6 +462,13 @@ def test_the_condition_names_what_is_not_in_force(world: World) -> None:
 
     wait_for("an Event that names the field", heard, 10)
 
+    def pods_told() -> set[str]:
+        events = world.lab.get("events", "--namespace=a", "--field-selector=involvedObject.kind=Pod,reason=PolicyNotInForce")
+        wanted = "CiliumNetworkPolicy a/tested, which governs this pod: "
+        return {event["involvedObject"]["name"] for event in events if event["message"].startswith(wanted)}
+
+    wait_for("Events on the pods that it governs", lambda: pods_told() == {"web1", "web2"}, 10)
+
 
 def test_the_condition_notes_addresses_of_pods(world: World) -> None:
     """The policy is in force as it is written, and reaches no pod by it; once it names them no more the note goes."""

@@ -216,15 +216,18 @@ class Agent:
     def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
         node = next(iter(addresses), None)
         paths: set[str] = set()
-        for endpoint in self.wiring.endpoints.values():
+        pods: dict[str, dict[str, object]] = {}
+        for key, endpoint in self.wiring.endpoints.items():
             attachment = endpoint.attachment
+            pods[key] = {"namespace": attachment.namespace, "name": attachment.pod, "uid": attachment.uid}
             path = endpoint_path(attachment.namespace, attachment.pod)
             paths.add(path)
             labels, ports = self.wiring.labels_of(attachment), self.wiring.ports_of(attachment)
             self._publisher.want(path, cilium_endpoint(endpoint, labels, ports, node, self._node))
         # A CiliumEndpoint goes with its pod: the pod owns it.
         self._publisher.keep(ENDPOINTS_PATH, paths)
-        status = node_status(self._node, uid, self.version, True, self.wiring.policy.acknowledgements(self.wiring.unwritten))
+        told = self.wiring.policy.acknowledgements(self.wiring.unwritten, pods)
+        status = node_status(self._node, uid, self.version, True, told)
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 
 

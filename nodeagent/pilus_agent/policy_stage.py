@@ -28,6 +28,7 @@ from pilus_api.policies import Draft, drafts_of, groups_of, resolve
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode, mode_of
 from pilus_api.protocols import PROTOCOL_NAMES
+from pilus_api.resources.pilusnodestatus import MOST_PODS
 from pilus_api.rule_numbers import default_deny, rule_number
 from pilus_api.rules import CidrGroup, Direction, GroupName, Network, Origin, Policy, Services
 from pilus_api.selectors import EVERYTHING, exists, selector
@@ -37,6 +38,7 @@ _log = structlog.get_logger(__name__)
 Ports = frozenset[tuple[str, int, int]]
 Item = dict[str, Any]
 
+NO_PODS: Mapping[str, Item] = {}
 _BUILTIN = "pilus"
 _HOSTS = "pilus/hosts"
 
@@ -361,23 +363,26 @@ class PolicyStage:
 
     # -- what became of it -------------------------------------------------------------------------------------------------
 
-    def acknowledgements(self, unwritten: str) -> list[Item]:
-        """For PilusNodeStatus. `unwritten` says why the last pass could not write what was decided, "" if it could."""
+    def acknowledgements(self, unwritten: str, pods: Mapping[str, Item] = NO_PODS) -> list[Item]:
+        """For PilusNodeStatus. `unwritten` says why the last pass could not write what was decided, "" if it could. `pods`: an
+        endpoint's pod, in the words of a GovernedPod."""
         told = []
         for name, held in sorted(self._objects.items()):
             mark = (held.uid, held.generation)
             done = mark in self._realised
             error = self._error(name) or ("" if done else unwritten)
+            missing = [*self._unenforced.get(name, ()), *self._mode_trouble(name)]
             told.append(
                 {
                     "uid": held.uid,
                     "generation": held.generation,
                     "realised": done and not error,
                     "error": error,
-                    "unenforced": [*self._unenforced.get(name, ()), *self._mode_trouble(name)],
+                    "unenforced": missing,
                     "notes": list(self._noted(name)),
                     "audited": self._audited(name),
                     "selected": self._selected(name),
+                    "pods": [pods[key] for key in self._governed_by(name) if key in pods][:MOST_PODS] if error or missing else [],
                 }
             )
         return told
@@ -389,8 +394,12 @@ class PolicyStage:
 
     def _selected(self, name: str) -> int:
         """How many pods of this node it governs, and the node itself."""
+        return len(self._governed_by(name)) + self.host.governed_by(self._subjects.get(name, ()))
+
+    def _governed_by(self, name: str) -> list[str]:
+        """The pods, by the keys of their endpoints."""
         policies = self._subjects.get(name, ())
-        return sum(_governs(policies, labels) for labels in self._endpoints.values()) + self.host.governed_by(policies)
+        return sorted(key for key, labels in self._endpoints.items() if _governs(policies, labels))
 
     def _audited(self, name: str) -> bool:
         return self._modes.get(name, (Mode.ENFORCE, ""))[0] is Mode.AUDIT
@@ -439,9 +448,7 @@ class PolicyStage:
         found = []
         for name, held in sorted(self._objects.items()):
             raw = held.raw
-            selected = sorted(
-                numbers[key] for key, labels in self._endpoints.items() if _governs(self._subjects.get(name, ()), labels)
-            )
+            selected = sorted(numbers[key] for key in self._governed_by(name))
             error = self._error(name)
             missing = ", ".join(self._unenforced.get(name, ()))
             found.append(

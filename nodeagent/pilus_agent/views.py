@@ -39,6 +39,7 @@ class Views:
         self._live = live
         self._version = version
         self._started = started
+        why = Why(wiring, wiring.kernel.lookup)
         self._answers: dict[str, Callable[[Mapping[str, Any]], Item]] = {
             "status": lambda _: {"item": self._status()},
             "endpoints": lambda _: {"items": self._endpoints()},
@@ -50,7 +51,8 @@ class Views:
             },
             "policy": lambda asked: {"item": self._policy(asked)},
             "services": lambda _: {"items": wiring.services.views()},
-            "why": Why(wiring, wiring.kernel.lookup).answer,
+            "why": why.answer,
+            "nearest": why.nearest,
         }
 
     def answer(self, asked: Mapping[str, Any]) -> Item:

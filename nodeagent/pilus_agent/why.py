@@ -35,6 +35,7 @@ Item = dict[str, Any]
 
 _NUMBERS: Final = {name.upper(): number for number, name in PROTOCOL_NAMES.items()}
 _MOST_BACKENDS: Final = 20
+_MOST_REFUSALS: Final = 64
 _UDP: Final = 17
 
 
@@ -81,6 +82,33 @@ class Why:
         ways = [self._way(asking, target, protocol, number) for target, number in targets]
         return {"item": {"protocol": PROTOCOL_NAMES[protocol], "service": service, "ways": ways}}
 
+    def nearest(self, asked: Mapping[str, Any]) -> Item:
+        """Of refusals that no rule decided, what would have been let pass; null where nothing is near, or the policy has gone.
+
+        Raises PilusError for what is no question.
+        """
+        refusals = asked.get("refusals")
+        if not isinstance(refusals, list) or len(refusals) > _MOST_REFUSALS:
+            raise PilusError(f"refusals are a list of at most {_MOST_REFUSALS}")
+        return {"items": [{"nearest": self._nearest(one) if isinstance(one, dict) else None} for one in refusals]}
+
+    def _nearest(self, refusal: Item) -> str | None:
+        numbers = [refusal.get(name) for name in ("policy", "direction", "identity", "protocol", "port")]
+        if not all(type(number) is int for number in numbers) or refusal["direction"] not in (0, 1):
+            raise PilusError("a refusal has numbers as policy, direction, identity, protocol and port")
+        policy = self._wiring.policy.numbered(refusal["policy"])
+        if policy is None:
+            return None
+        address, outside = None, False
+        if _version(text := str(refusal.get("address"))):
+            address = ip_address(text)
+            row = self._known(address)
+            outside = self._counts_as_outside(row["flags"]) if row else refusal["identity"] == WORLD
+        packet = Packet(
+            Direction(refusal["direction"]), Identity(refusal["identity"]), address, outside, refusal["protocol"], refusal["port"]
+        )
+        return nearest_miss(policy, packet, self._wiring.identities.labels) or None
+
     # -- ends --------------------------------------------------------------------------------------------------------------
 
     def _end(self, text: str, version: int) -> End:
@@ -119,7 +147,7 @@ class Why:
                 return End(
                     f"{attachment.namespace}/{attachment.pod}", endpoint.identity, address, attachment, node=self._wiring.node
                 )
-        row = self._lookup("ipcache", {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)})
+        row = self._known(address)
         if row is not None:
             node = row["flags"] & (NODE | ROUTER)
             return End(
@@ -132,6 +160,11 @@ class Why:
         if self._lookup("pod_ranges", {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)}):
             raise PilusError(f"{address} is in a node's pod range, and no pod is known to have it")
         return End(str(address), WORLD, address, outside=True)
+
+    def _known(self, address: Address) -> Mapping[str, Any] | None:
+        """Its row of ipcache."""
+        where = {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)}
+        return self._lookup("ipcache", where)
 
     def _counts_as_outside(self, flags: int) -> bool:
         """Whether address rules of the outside scope mean an address that is known, as bpf/decide.h has it."""

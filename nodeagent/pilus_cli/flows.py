@@ -101,6 +101,8 @@ def event_line(event: Item) -> Text:
         line.append(f"  {safe(event.get('reason'))} ({safe(event.get('reason_number'))})", style="red")
     if event.get("rule"):
         line.append(f"  by {safe(event.get('rule'))}")
+    if event.get("nearest"):
+        line.append(f"; {safe(event.get('nearest'))}")
     if event.get("suppressed"):
         line.append(f"  (+{safe(event.get('suppressed'))} alike)")
     return line

@@ -30,13 +30,18 @@ def parse(raw: bytes) -> list[Item]:
     return [item for item in answer["items"] if isinstance(item, dict)]
 
 
-async def listed(path: Path, what: str, timeout: float = TIMEOUT) -> list[Item]:  # noqa: ASYNC109  # one bound for the whole exchange
+async def listed(path: Path, what: str, timeout: float = TIMEOUT) -> list[Item]:  # noqa: ASYNC109  # as `asked`
     """The items of `{"get": what}`. Raises TemporaryError."""
+    return await asked(path, {"get": what}, timeout)
+
+
+async def asked(path: Path, question: Item, timeout: float = TIMEOUT) -> list[Item]:  # noqa: ASYNC109  # one bound for the whole exchange
+    """The items of the answer. Raises TemporaryError."""
     try:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_unix_connection(str(path))
             try:
-                writer.write(json.dumps({"get": what}).encode() + b"\n")
+                writer.write(json.dumps(question).encode() + b"\n")
                 await writer.drain()
                 raw = bytearray()
                 while chunk := await reader.read(1 << 20):

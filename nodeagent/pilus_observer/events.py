@@ -54,7 +54,9 @@ class Event:
     rule_number: int  # the policy's number times 65,536 plus the rule's in it; 0: none
     suppressed: int
     audited: bool = False  # it passed, and a policy in audit mode would refuse it
+    reply: bool = False  # of a connection that the destination began
     rule: str | None = None
+    nearest: str | None = None  # of what no rule decided: what would have been let pass
 
     @property
     def verdict(self) -> str:
@@ -77,6 +79,7 @@ class Event:
             "destination": self.destination.item(),
             "endpoint": self.endpoint or None,
             "rule": self.rule,
+            "nearest": self.nearest,
             "suppressed": self.suppressed,
         }
 
@@ -118,4 +121,5 @@ class Decoder:
             rule_number=self.words.rule_number(record),
             suppressed=record["suppressed"],
             audited=bool(record["audited"]),
+            reply=bool(record["reply"]),
         )

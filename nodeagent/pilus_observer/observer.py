@@ -21,6 +21,7 @@ from pilus_observer.history import History
 from pilus_observer.kernel import Kernel
 from pilus_observer.metrics import Metrics
 from pilus_observer.names import Names
+from pilus_observer.nearest import Nearest
 from pilus_observer.reader import POLL, Reader
 from pilus_observer.rules import RULES, Rules
 from pilus_observer.server import SOCKET, Server
@@ -60,7 +61,8 @@ class Observer:
         self._history = History()
         self._metrics = Metrics(self._history)
         self._names = Names(partial(agent.listed, places.agent))
-        self._reader = Reader(self._kernel, self._names, Rules(places.rules), self._history, self._metrics)
+        nearest = Nearest(partial(agent.asked, places.agent))
+        self._reader = Reader(self._kernel, self._names, Rules(places.rules), nearest, self._history, self._metrics)
         answers = Answers(self._kernel, self._history, self._names)
         self._server = Server(places.socket, answers.by_name())
         self._listener = metrics_listener(places.metrics, self._exposition) if places.metrics else None

@@ -6,6 +6,7 @@ less than a wake-up for each event would cost the programs.
 
 import asyncio
 import time
+from dataclasses import replace
 
 import structlog
 
@@ -16,6 +17,7 @@ from pilus_observer.history import History
 from pilus_observer.kernel import Kernel
 from pilus_observer.metrics import Metrics
 from pilus_observer.names import Names
+from pilus_observer.nearest import Nearest
 from pilus_observer.rules import Rules
 
 POLL = 0.05
@@ -36,8 +38,8 @@ def boot_time() -> float:
 
 
 class Reader:
-    def __init__(self, kernel: Kernel, names: Names, rules: Rules, history: History, metrics: Metrics) -> None:
-        self._kernel, self._names, self._rules = kernel, names, rules
+    def __init__(self, kernel: Kernel, names: Names, rules: Rules, nearest: Nearest, history: History, metrics: Metrics) -> None:
+        self._kernel, self._names, self._rules, self._nearest = kernel, names, rules, nearest
         self._history, self._metrics = history, metrics
         self._ring: Ring | None = None
         self._decoder: Decoder | None = None
@@ -65,11 +67,14 @@ class Reader:
             events, count = self._read(self._ring)
             if events:
                 await self._rules.refresh()
-                await self._names.prepare(events)
-                self._history.publish(event.named(self._names.name, self._rules.text) for event in events)
+                await asyncio.gather(self._names.prepare(events), self._nearest.prepare(events))
+                self._history.publish(self._named(event) for event in events)
             if count < _BATCH:
                 return
             await asyncio.sleep(0)
+
+    def _named(self, event: Event) -> Event:
+        return replace(event.named(self._names.name, self._rules.text), nearest=self._nearest.text(event))
 
     def _read(self, ring: Ring) -> tuple[list[Event], int]:
         """Events, and how many records they came out of."""

@@ -92,6 +92,7 @@ class Realised:
     """One policy on one node: whether this generation is in the kernel, and if not, why. `unenforced`: fields not in force.
 
     `audited`: it is in audit mode there. `selected`: pods that it governs there. `notes`: what may not be meant as it is written.
+    `pods`: namespace, name and uid of some that it governs, where not all of it is in force.
     """
 
     generation: int
@@ -101,6 +102,7 @@ class Realised:
     audited: bool = False
     selected: int = 0
     notes: tuple[str, ...] = ()
+    pods: tuple[tuple[str, str, str], ...] = ()
 
 
 def _map(held: Any) -> dict[str, Any]:
@@ -242,8 +244,13 @@ def node_status(raw: Object) -> dict[str, Realised]:
                 audited=held.get("audited") is True,
                 selected=_count(held.get("selected")),
                 notes=tuple(str(note) for note in _list(held.get("notes"))),
+                pods=tuple(_pod(_map(pod)) for pod in _list(held.get("pods"))),
             )
     return found
+
+
+def _pod(held: dict[str, Any]) -> tuple[str, str, str]:
+    return str(held.get("namespace")), str(held.get("name")), str(held.get("uid"))
 
 
 def claim_name(network: Network) -> str:

@@ -138,6 +138,17 @@ class Policies:
         told = [(str(one.get("type")), str(one.get("message"))) for one in status.get("conditions", ())]
         return [(f"Not{kind}", message) for kind, message in told if message and (kind, message) in wrong - known]
 
+    def troubled(self, uid: str) -> list[tuple[tuple[str, str, str], str]]:
+        """Pods (namespace, name, uid) that this generation governs otherwise than it is written, each with what is missing."""
+        policy = self.policies[uid]
+        about = dict(policy.about)
+        name = f"{about['namespace']}/{about['name']}" if about.get("namespace") else about.get("name", "")
+        found = []
+        for said in self._current(uid).values():
+            missing = _missing({"": said})
+            found += [(pod, f"{about.get('kind', '')} {name}, which governs this pod: {missing}") for pod in said.pods if missing]
+        return found
+
     def written(self, uid: str, status: Object) -> None:
         """`status`: as it stands there now."""
         if uid in self.policies:
@@ -148,7 +159,7 @@ class Policies:
 
 def _missing(current: Mapping[str, Realised]) -> str:
     """What keeps a generation from being in force as it is written, "" if nothing does that a node has told of."""
-    errors = [f"{node}: {said.error}" for node, said in current.items() if said.error]
+    errors = [f"{node}: {said.error}" if node else said.error for node, said in current.items() if said.error]
     fields = sorted({path for said in current.values() for path in said.unenforced})
     parts = ["; ".join(errors)] if errors else []
     if fields:

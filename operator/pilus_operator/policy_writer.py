@@ -5,7 +5,7 @@ In: policies, nodes' words about them, and nodes. Out: one patch a second at mos
 
 import asyncio
 import contextlib
-import time
+import hashlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
@@ -19,6 +19,7 @@ from pilus_operator.reconcile import each
 # Nodes tell of a new policy one after the other; its status need not be written for each.
 PAUSE_SECONDS = 1.0
 _LONGEST_EVENT = 1024  # what an API server takes
+_MOST_PODS = 32  # that are told of one generation of a policy
 
 
 class PolicyWriter:
@@ -30,6 +31,7 @@ class PolicyWriter:
         self._pause = pause
         self._policies = Policies()
         self._uids: dict[tuple[str, Key], str] = {}
+        self._told: dict[str, tuple[int, set[tuple[str, str]]]] = {}  # by policy: generation; pods' uids with what they were told
 
     def policy(self, collection: str, key: Key, raw: Object | None) -> None:
         """A policy of the collection at that path, or that it has gone. Another one of its name is another policy."""
@@ -37,6 +39,7 @@ class PolicyWriter:
         former = self._uids.pop((collection, key), "")
         if former and former != metadata.get("uid"):
             self._policies.remove_policy(former)
+            self._told.pop(former, None)
         if raw is None:
             return
         self._uids[collection, key] = metadata["uid"]
@@ -68,6 +71,8 @@ class PolicyWriter:
 
     async def _write(self, uid: str) -> None:
         policy = self._policies.policies.get(uid)
+        if policy is not None:
+            await self._tell_pods(uid, policy.generation)
         status = self._policies.patch(uid, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")) if policy else None
         if policy is None or status is None:
             return
@@ -84,13 +89,31 @@ class PolicyWriter:
         for reason, message in news:
             await self._tell(dict(policy.about), reason, message)
 
+    async def _tell_pods(self, uid: str, generation: int) -> None:
+        """An Event for each pod that the policy governs otherwise than it is written, once for what is missing; for some of them,
+        if they are many."""
+        before, told = self._told.get(uid, (generation, set()))
+        told = told if before == generation else set()
+        for (namespace, name, pod), message in self._policies.troubled(uid):
+            if (pod, message) in told or len(told) >= _MOST_PODS:
+                continue
+            told.add((pod, message))
+            about = {"apiVersion": "v1", "kind": "Pod", "name": name, "namespace": namespace, "uid": pod}
+            await self._tell(about, "PolicyNotInForce", message)
+        if told:
+            self._told[uid] = generation, told
+        else:
+            self._told.pop(uid, None)
+
     async def _tell(self, about: Object, reason: str, message: str) -> None:
-        """An Event, for who looks at the policy with `kubectl describe`. If it can not be written, the condition stands."""
+        """An Event, for who looks at the object with `kubectl describe`. If it can not be written, the condition stands. An
+        operator that starts anew does not write the same one again."""
         now = datetime.now(UTC)
+        mark = hashlib.sha256(f"{about['uid']} {reason} {message}".encode()).hexdigest()[:16]
         namespace = about["namespace"] or "default"  # where Events of what is in no namespace are
         event = {
             "apiVersion": "v1", "kind": "Event",
-            "metadata": {"name": f"{about['name'][:200]}.{time.time_ns():x}", "namespace": namespace},
+            "metadata": {"name": f"{about['name'][:200]}.{mark}", "namespace": namespace},
             "involvedObject": {key: value for key, value in about.items() if value}, "type": "Warning", "reason": reason,
             "message": message[:_LONGEST_EVENT], "count": 1, "source": {"component": "pilus-operator"},
             "firstTimestamp": f"{now:%Y-%m-%dT%H:%M:%SZ}", "lastTimestamp": f"{now:%Y-%m-%dT%H:%M:%SZ}",

@@ -8,12 +8,22 @@ from pydantic import Field
 from pilus_api.resources.kind import AGE, PILUS_GROUP, Column, Kind
 from pilus_api.resources.model import Model, Resource
 
+# How many pods of a node are told of, for each policy that is not in force as it is written.
+MOST_PODS = 16
+
+
+class GovernedPod(Model):
+    namespace: Annotated[str, Field(max_length=63)]
+    name: Annotated[str, Field(max_length=253)]
+    uid: Annotated[str, Field(max_length=128)]
+
 
 class RealisedPolicy(Model):
     """`generation` is the one that the rest speaks of; `unenforced` are the paths of fields that have no effect, and `notes` say
     what is in force and may not be what was meant.
 
-    `audited`: it is in audit mode here, and denies nothing. `selected`: pods of this node that it governs.
+    `audited`: it is in audit mode here, and denies nothing. `selected`: pods of this node that it governs, and the node itself.
+    `pods`: some of these pods, where not all of it is in force.
     """
 
     uid: Annotated[str, Field(min_length=1, max_length=128)]
@@ -24,6 +34,7 @@ class RealisedPolicy(Model):
     notes: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=100)] = ()
     audited: bool = False
     selected: Annotated[int, Field(ge=0)] = 0
+    pods: Annotated[Sequence[GovernedPod], Field(max_length=MOST_PODS)] = ()
 
 
 class AgentStatus(Model):

@@ -394,3 +394,16 @@ def test_other_nodes_pods_have_named_ports_too(stage: PolicyStage, tables: Table
     assert allowed() == {8080}
     stage.elsewhere("t", ())
     assert allowed() == set()
+
+
+def test_pods_are_named_where_a_policy_is_not_in_force_for_them(stage: PolicyStage, tables: Tables) -> None:
+    """A few of each node; and none where all of it is."""
+    many = {f"c{number}/eth0": {"namespace": "default", "name": f"web-{number}", "uid": f"u{number}"} for number in range(20)}
+    stage.put("cnp", "default/out", policy("out", OUT_TO_GROUP))
+    stage.decide(dict.fromkeys(many, labels("web")), dict.fromkeys(many, frozenset()), dict.fromkeys(many, WEB))
+    (told,) = stage.acknowledgements("", many)
+    assert (told["selected"], len(told["pods"])) == (20, 16)
+    assert {pod["uid"] for pod in told["pods"]} < {pod["uid"] for pod in many.values()}
+    stage.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"),))
+    stage.decide(dict.fromkeys(many, labels("web")), dict.fromkeys(many, frozenset()), dict.fromkeys(many, WEB))
+    assert stage.acknowledgements("", many)[0]["pods"] == []

@@ -150,3 +150,25 @@ async def test_another_nodes_address_by_its_labels_and_by_address(
         assert way["destination"]["labels"] == ["node:rack=blue", "reserved:remote-node"]
         assert step(why(found, "api", "192.0.2.2"), "egress")["verdict"] == verdict
         assert step(why(found, "api", "192.0.2.1"), "egress")["verdict"] == "deny", "this node is the host"
+
+
+def nearest(world: World, *refusals: Any) -> Any:
+    items = Views(world.wiring, "1.0", time.monotonic()).answer({"get": "nearest", "refusals": list(refusals)})["items"]
+    return [one["nearest"] for one in items]
+
+
+async def test_the_nearest_miss_of_what_was_refused(world: World) -> None:
+    """As events have it: by the policy's number in the kernel."""
+    policy = world.endpoint("10.0.1.12")
+    assert policy is not None
+    refusal = {"policy": policy["policy"], "direction": 0, "identity": 301, "address": "10.0.2.7", "protocol": 6, "port": 8080}
+    port, peer, gone = nearest(
+        world, refusal, refusal | {"identity": 302, "address": "10.0.1.13", "port": 80}, refusal | {"policy": 65000}
+    )
+    assert port == "TCP 80 is allowed by CiliumNetworkPolicy default/a spec.ingress[0]; this is TCP 8080"
+    assert peer.startswith("CiliumNetworkPolicy default/a spec.ingress[0] allows it from identity 301")
+    assert gone is None
+    assert nearest(world) == []
+    for wrong in ([{"policy": "x"}], [refusal | {"direction": 2}], "x", [refusal] * 65):
+        with pytest.raises(PilusError):
+            Views(world.wiring, "1.0", time.monotonic()).answer({"get": "nearest", "refusals": wrong})

@@ -27,7 +27,7 @@ def test_a_drop(description: dict[str, Any]) -> None:
         "time": 1005.25, "verdict": "DROPPED", "reason": "Policy denied", "reason_number": 133, "direction": "egress",
         "hook": "pod_from", "family": 4, "protocol": "TCP", "source": {"address": "10.0.0.1", "port": 4000, **end},
         "destination": {"address": "10.0.0.2", "port": 80, **end, "identity": 301}, "endpoint": 7, "rule": "kind/d/p e",
-        "suppressed": 3,
+            "nearest": None, "suppressed": 3,
     }  # fmt: skip
 
 

@@ -89,10 +89,12 @@ def test_what_a_node_says_of_policies() -> None:
     said = [
         {"uid": "p", "generation": 2, "realised": True},
         {"uid": "q", "generation": 1, "realised": False, "error": "no", "notes": ["a", "b"]},
+        {"uid": "r", "generation": 1, "pods": [{"namespace": "n", "name": "a", "uid": "u"}, "x"]},
         {"uid": 3},
     ]
     assert facts.node_status(raw(status={"policies": said})) == {
         "p": facts.Realised(2, True, ""),
         "q": facts.Realised(1, False, "no", notes=("a", "b")),
+        "r": facts.Realised(1, False, "", pods=(("n", "a", "u"), ("None", "None", "None"))),
     }
     assert facts.node_status(raw()) == {}

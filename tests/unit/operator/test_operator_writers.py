@@ -480,3 +480,49 @@ async def test_another_policy_of_the_same_name_is_another() -> None:
         writer.said("n1", {"u": facts.Realised(1, True, "")})
         await writer.write()
         assert world.store.objects[POLICY]["status"]["enforced"] == enforced
+
+
+def pods_told(world: World) -> list[tuple[str, str]]:
+    """Whom Events are about, and what they say."""
+    held = [one for path, one in world.store.objects.items() if "/events/" in path]
+    return sorted((one["involvedObject"]["name"], one["message"]) for one in held if one["involvedObject"]["kind"] == "Pod")
+
+
+async def test_pods_are_told_of_a_policy_that_is_not_in_force_for_them() -> None:
+    """Each once, whichever node speaks first, and by an operator that starts anew as well; and again of what is missing now."""
+    world = World()
+    raw = {"kind": "CiliumNetworkPolicy", "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}}
+    missing = "not in force as it is written, and what it would allow by that is denied"
+    text = f"CiliumNetworkPolicy ns/p, which governs this pod: {missing}: a"
+
+    def said(pod: str, *fields: str, generation: int = 1) -> dict[str, facts.Realised]:
+        return {"u": facts.Realised(generation, True, "", unenforced=fields, pods=(("ns", pod, f"uid-{pod}"),))}
+
+    for _ in range(2):
+        writer = PolicyWriter(world.store, lambda _: None, pause=0)
+        writer.policy(POLICIES, P, world.store.keep(POLICY, raw))
+        for node, pod in (("n1", "web"), ("n2", "api"), ("n3", "web")):
+            writer.node(node, present=True)
+            writer.said(node, said(pod, "a"))
+            await writer.write()
+        assert pods_told(world) == [("api", text), ("web", text)]
+    writer.said("n1", said("web", "a", "b"))
+    await writer.write()
+    assert pods_told(world)[2:] == [("web", f"{text}, b")]
+    for node in ("n1", "n2", "n3"):
+        writer.said(node, said("web"))
+    await writer.write()
+    assert len(pods_told(world)) == 3
+
+
+async def test_of_many_pods_some_are_told() -> None:
+    world = World()
+    writer = PolicyWriter(world.store, lambda _: None, pause=0)
+    raw = {"kind": "CiliumNetworkPolicy", "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}}
+    writer.policy(POLICIES, P, world.store.keep(POLICY, raw))
+    for node in range(10):
+        writer.node(f"n{node}", present=True)
+        pods = tuple(("ns", f"pod-{node}-{number}", f"uid-{node}-{number}") for number in range(16))
+        writer.said(f"n{node}", {"u": facts.Realised(1, False, "too large", pods=pods)})
+    await writer.write()
+    assert len(pods_told(world)) == 32
