@@ -62,6 +62,17 @@ class World:
 
     def reached(self, port: int = 8080, protocol: Protocol = "tcp") -> set[str]:
         """`source>server` for every pair in which each address of the server answered; asserts that families agree."""
+        pairs = self._answers(port, protocol)
+        assert all(len(answers) == 1 for answers in pairs.values()), f"IPv4 and IPv6 differ: {pairs}"
+        return {pair for pair, answers in pairs.items() if answers == {True}}
+
+    def until(self, what: str, expected: set[str], limit: float = 10) -> None:
+        """Wait for these to be reached and no others. While policy changes, one family may be a moment behind the other."""
+        every = {pair: {pair in expected} for pair in self._answers(8080, "tcp")}
+        wait_for(what, lambda: self._answers(8080, "tcp") == every, limit)
+
+    def _answers(self, port: int, protocol: Protocol) -> dict[str, set[bool]]:
+        """By pair what each address of the server answered."""
         probes = {
             Probe(f"{PODS[source][0]}/{source}", address, port, protocol): f"{source}>{server}"
             for source in SOURCES
@@ -72,8 +83,7 @@ class World:
         pairs: dict[str, set[bool]] = {}
         for probe, reached in found.items():
             pairs.setdefault(probes[probe], set()).add(reached)
-        assert all(len(answers) == 1 for answers in pairs.values()), f"IPv4 and IPv6 differ: {found}"
-        return {pair for pair, answers in pairs.items() if answers == {True}}
+        return pairs
 
     def apply(self, policy: str) -> None:
         """And wait until both nodes enforce it."""
@@ -287,7 +297,7 @@ def test_the_tiers_of_cluster_administrators(world: World) -> None:
         ),
     ):  # fmt: skip
         world.apply(policy)
-        wait_for("the table", lambda expected=expected: world.reached() == expected, 10)  # type: ignore[misc]
+        world.until("the table", expected)
     assert world.reached(8081, "udp") == allowed
 
     def told() -> bool:
@@ -318,11 +328,11 @@ def test_audit_mode_changes_nothing_and_tells_what_it_would(world: World) -> Non
     assert way["allowed"]
     assert way["steps"][1]["audit"]["rule"] == owner
     world.lab.kubectl("annotate", "cnp", "tested", "--namespace=a", "pilus.io/mode-")
-    wait_for("it is enforced", lambda: world.reached() == {"client>web1", "client>web2"}, 10)
+    world.until("it is enforced", {"client>web1", "client>web2"})
     world.lab.kubectl("annotate", "namespace", "a", "pilus.io/mode=audit")
-    wait_for("its namespace is in audit mode", lambda: world.reached() == ALL, 10)
+    world.until("its namespace is in audit mode", ALL)
     world.lab.kubectl("annotate", "cnp", "tested", "--namespace=a", "pilus.io/mode=enforce")
-    wait_for("the policy's own word", lambda: world.reached() == {"client>web1", "client>web2"}, 10)
+    world.until("the policy's own word", {"client>web1", "client>web2"})
     world.lab.kubectl("annotate", "namespace", "a", "pilus.io/mode-")
 
 
