@@ -110,9 +110,12 @@ class World:
 
     def audited(self) -> set[str]:
         """Rules for whose sake connections showed as AUDIT in the events of both nodes."""
+        return {event["rule"] for event in self.events() if event["verdict"] == "AUDIT"}
+
+    def events(self) -> list[dict[str, Any]]:
+        """The last ones of both nodes."""
         lines = [self.lab.node(node).exec(["pilus", "-o", "json", "monitor", "--last=500", "--no-follow"]).stdout for node in NODES]
-        events = [json.loads(line) for held in lines for line in held.splitlines()]
-        return {event["rule"] for event in events if event["verdict"] == "AUDIT"}
+        return [json.loads(line) for held in lines for line in held.splitlines()]
 
     def _realised(self, uid: str) -> bool:
         nodes = self.lab.get("pilusnodestatuses")
@@ -348,7 +351,10 @@ def test_why_names_the_rule_and_the_nearest_miss(world: World) -> None:
     (way,) = world.pilus("n1", "why", "a/client", "a/web1:9090/TCP")["ways"]
     step = way["steps"][1]
     assert (step["verdict"], step["rule"]) == ("deny", "default deny of CiliumNetworkPolicy a/tested")
-    assert step["nearest"] == "TCP 8080 is allowed by CiliumNetworkPolicy a/tested spec.ingress[0]; this is TCP 9090"
+    near = "TCP 8080 is allowed by CiliumNetworkPolicy a/tested spec.ingress[0]; this is TCP 9090"
+    assert step["nearest"] == near
+    world.reached(9090)
+    wait_for("it in the events as well", lambda: near in {event["nearest"] for event in world.events()}, 10)
     (way,) = world.pilus("n1", "why", "b/neighbour", f"[{world.addresses['web1'][1]}]:8080")["ways"]
     assert "a/tested spec.ingress[0] allows it from identity" in way["steps"][1]["nearest"]
     (way,) = world.pilus("n1", "why", "a/client", "a/web2:8080")["ways"]
