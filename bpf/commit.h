@@ -78,6 +78,9 @@ pilus_always struct pilus_flow *pilus_enter(const struct pilus_flow_key *key, co
 		if (!held)
 			return NULL;
 	}
+	/* A port that was given to a pod is that pod's, until its record expires. */
+	if (held->path == PILUS_PATH_BACK && drafted->path != PILUS_PATH_BACK && !pilus_expired(held, now, seconds))
+		return NULL;
 	/* Other ends than a forward decision's: left by who had an address before. A reply has been compared with its record. */
 	if (pilus_expired(held, now, seconds) ||
 	    (!reply && (held->link != drafted->link || held->pair_link != drafted->pair_link))) {

@@ -167,8 +167,9 @@ pilus_always int pilus_host_may(struct pilus_packet *packet, const struct pilus_
 
 	if (!(now->flags & PILUS_SETTING_HOST_FIREWALL))
 		return 0;
+	/* The row is there before the flag, and goes after it: where it is missing, the last policy has just gone. */
 	host = pilus_host_endpoint();
-	return host ? pilus_may(packet, host, direction, peer, address, outside) : -PILUS_DROP_ENDPOINT_NOT_READY;
+	return host ? pilus_may(packet, host, direction, peer, address, outside) : 0;
 }
 
 /* A pod of this node sends: to a pod here, to another node (a pod of it, or its router address), to this host. */
@@ -330,6 +331,9 @@ pilus_always int pilus_decide_enter(struct pilus_packet *packet, const struct pi
 	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
 	bool outside;
 
+	/* Pods are given these ports by what is not in the table: a stranger's entry would keep one from them. */
+	if (!packet->reply && pilus_is_nat_port(packet->destination_port, now))
+		packet->uncached = 1;
 	pilus_stamp(flow, pilus_slot_of(&packet->destination), pilus_slot_of(&packet->source));
 	packet->source_identity = pilus_who(packet->family, &packet->source, now, &outside);
 	packet->destination_identity = PILUS_IDENTITY_HOST;
@@ -406,6 +410,7 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 {
 	struct pilus_endpoint *to = pilus_endpoint_of(packet->family, &packet->destination);
 	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
+	struct pilus_ipcache *known = NULL;
 
 	pilus_stamp(flow, pilus_slot_at(to, &packet->destination), pilus_slot_of(&packet->source));
 	to = pilus_endpoint_of(packet->family, &packet->destination);
@@ -428,7 +433,8 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 			return 0;
 	} else {
 		struct pilus_pod_range *range = pilus_pod_range_of(packet->family, &packet->destination);
-		struct pilus_ipcache *known = pilus_ipcache_of(packet->family, &packet->destination);
+
+		known = pilus_ipcache_of(packet->family, &packet->destination);
 
 		if (!range || range->flags & PILUS_IPCACHE_LOCAL)
 			return -PILUS_DROP_NO_LOCAL_ENDPOINT;
@@ -443,5 +449,6 @@ pilus_always int pilus_decide_host(struct pilus_packet *packet, const struct pil
 		pair->outer = range->tunnel;
 		pair->vni = pilus_wire_identity(packet->destination_identity);
 	}
-	return pilus_host_may(packet, now, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination, false);
+	return pilus_host_may(packet, now, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination,
+			      known && pilus_node_counts(now, known));
 }

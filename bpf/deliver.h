@@ -77,6 +77,13 @@ pilus_always bool pilus_is_node(u32 family, const struct pilus_address *address,
 	return pilus_same_address(address, &now->node_ipv6);
 }
 
+pilus_always bool pilus_is_nat_port(__be16 port, const struct pilus_settings *now)
+{
+	u32 number = bpf_ntohs(port);
+
+	return number >= now->nat_first && number <= now->nat_last;
+}
+
 /* Whether an address is one of this host's own that pods may reach. */
 pilus_always bool pilus_is_host(u32 family, const struct pilus_address *address, const struct pilus_settings *now)
 {

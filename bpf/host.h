@@ -47,6 +47,14 @@ pilus_always bool pilus_is_of_link(const struct pilus_packet *packet)
 	return pilus_is_link_message(packet);
 }
 
+/* Whether this host's policy refuses anything in a direction: without that, what can't be judged passes as it did before. */
+pilus_always bool pilus_host_enforces(u32 direction)
+{
+	struct pilus_endpoint *host = pilus_host_endpoint();
+
+	return host && host->flags & direction;
+}
+
 /* What was parsed of a packet that a policy of this host is to be asked about: 0, or why nobody is asked. A protocol without ports is
  * judged by who sends it alone, and makes no entry. */
 pilus_always int pilus_host_parsed(struct __sk_buff *skb, struct pilus_packet *packet, int parsed)

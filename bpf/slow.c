@@ -5,9 +5,8 @@
  * scratch and draft.
  */
 #include "commit.h"
-#include "fragment.h"
+#include "host.h"
 #include "nat.h"
-#include "neighbour.h"
 #include "related.h"
 
 /* What an entry program could not pass; its reason is in scratch. */
@@ -104,6 +103,10 @@ pilus_always int pilus_recall(struct __sk_buff *skb, struct pilus_packet *packet
 	/* With identifier 0 an echo's request and its answer's request have one key: who was asked may not ask. */
 	if (held && (packet->protocol == PILUS_IPPROTO_ICMP || packet->protocol == PILUS_IPPROTO_ICMPV6) &&
 	    pilus_is_echo_request(packet->protocol, packet->icmp_type) != (held->role == PILUS_FLOW_FORWARD))
+		held = NULL;
+	/* From the outside nobody begins a connection of a pod's: to its port is to the stack, or to the host's policy. */
+	if (held && held->path == PILUS_PATH_BACK && (packet->tcp_flags & (PILUS_TCP_SYN | PILUS_TCP_ACK)) == PILUS_TCP_SYN &&
+	    packet->zone == PILUS_ZONE_UPLINK_IN)
 		held = NULL;
 	if (held && !pilus_same_ends(skb, packet, held)) {	/* a former pod's: this is a new connection, which takes it over */
 		if (held->path == PILUS_PATH_BACK) {	/* but from the outside nobody begins one */
@@ -284,6 +287,10 @@ PILUS_TAIL(PILUS_CALL_ARRIVE_UPLINK, arrive_uplink)
 	if (!packet || !now)
 		return PILUS_ACT_SHOT;
 	result = pilus_by_uplink(packet, now);
+	/* Of what is for the host itself nobody asks who lies, where its policy refuses nothing. */
+	if (result && packet->destination_identity == PILUS_IDENTITY_HOST && result != -PILUS_DROP_NO_LOCAL_ENDPOINT &&
+	    !pilus_host_enforces(PILUS_ENDPOINT_INGRESS_ENFORCED))
+		return pilus_exit(skb, packet, PILUS_ACT_PIPE);
 	if (!result)
 		result = pilus_recall(skb, packet);
 	return pilus_exit(skb, packet, result);

@@ -9,13 +9,6 @@
 #include "host.h"
 #include "nat.h"
 
-pilus_always bool pilus_is_nat_port(__be16 port, const struct pilus_settings *now)
-{
-	u32 number = bpf_ntohs(port);
-
-	return number >= now->nat_first && number <= now->nat_last;
-}
-
 /* The IPv4 header, if all of it and four bytes more are at hand. */
 pilus_always struct iphdr *pilus_ipv4_at_hand(struct __sk_buff *skb)
 {
@@ -57,7 +50,7 @@ PILUS_PROGRAM(sched_cls, uplink_from)
 
 		if (mine && !pilus_is_nat_port(seen.key.destination_port, now))
 			goto own;
-		if (mine || !(now->flags & PILUS_SETTING_TUNNEL)) {
+		if (mine || (now->flags & (PILUS_SETTING_TUNNEL | PILUS_SETTING_HOST_FIREWALL)) != PILUS_SETTING_TUNNEL) {
 			result = pilus_fast_seen(skb, &seen, PILUS_ZONE_UPLINK_IN, PILUS_HOOK_UPLINK_FROM, now, NULL);
 			if (result >= 0)
 				return result;
@@ -158,7 +151,7 @@ pilus_always int pilus_enters(struct __sk_buff *skb, struct pilus_packet *packet
 		return PILUS_ACT_PIPE;
 	result = pilus_host_parsed(skb, packet, parsed);
 	if (result)
-		return result;
+		return pilus_host_enforces(PILUS_ENDPOINT_INGRESS_ENFORCED) ? result : PILUS_ACT_PIPE;
 	calls.call(skb, PILUS_CALL_ARRIVE_UPLINK);
 	return -PILUS_DROP_MISSED_TAIL_CALL;
 }

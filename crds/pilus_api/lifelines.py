@@ -32,11 +32,11 @@ _API_SERVERS: Final[tuple[Peer, ...]] = (API_SERVER, AddressGroup(ApiServers(), 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """Where a cluster's own services are. `tunnel_port` 0: there is no tunnel. `api_server`: the URL that settings give, or ""."""
+    """Where a cluster's own services are. `tunnel_port` 0: there is no tunnel. `api_servers`: URLs that this node asks."""
 
     tunnel_port: int = 0
     api_ports: frozenset[int] = frozenset()
-    api_server: str = ""
+    api_servers: frozenset[str] = frozenset()
 
 
 def custom(name: str) -> Ports | None:
@@ -79,8 +79,8 @@ def _lines(name: str, around: Surroundings) -> Iterable[_Line]:  # noqa: PLR0911
         case "apiserver":
             ports = tcp(*sorted({_API_SERVER_PORT} | around.api_ports))
             lines: list[_Line] = [(_IN, None, ports), (_OUT, _API_SERVERS, (Ports(_TCP, 0, 65535),))]
-            if around.api_server:
-                lines.append((_OUT, *_named(around.api_server)))
+            for url in sorted(around.api_servers):
+                lines += _asked(url)
             return lines
         case "etcd":
             return ((_IN, _CLUSTER, tcp(2379, 2380)), (_OUT, None, tcp(2379, 2380)))
@@ -97,15 +97,15 @@ def _lines(name: str, around: Surroundings) -> Iterable[_Line]:  # noqa: PLR0911
             return ((_IN, None, (found,)),) if found else ()
 
 
-def _named(url: str) -> tuple[tuple[Peer, ...] | None, tuple[Ports, ...]]:
-    """Whom an API server's URL means. By a name it may be anybody."""
+def _asked(url: str) -> Iterable[_Line]:
+    """To the API server with this URL. By a name it may be at any address, and somebody has to be asked which."""
     parts = urlsplit(url)
     port = parts.port or 443
     ports = (Ports(_TCP, port, port),)
     try:
-        return (AddressPeer(ip_network(ip_address(parts.hostname or "")), (), Scope.ANY),), ports
+        return ((_OUT, (AddressPeer(ip_network(ip_address(parts.hostname or "")), (), Scope.ANY),), ports),)
     except ValueError:
-        return None, ports
+        return ((_OUT, None, ports), (_OUT, None, (Ports(_TCP, 53, 53), Ports(_UDP, 53, 53))))
 
 
 def lifeline(name: str, around: Surroundings) -> Policy:

@@ -67,9 +67,9 @@ _READY, _TUNNEL, _MASQUERADE_IPV4, _MASQUERADE_IPV6 = 1, 2, 4, 8
 
 
 class Decisions:
-    """`claimed`: whether a pod range counts only if its node has claimed it."""
+    """`claimed`: whether a pod range counts only if its node has claimed it. `api_server`: the URL that this agent asks, if any."""
 
-    def __init__(self, node: str, settings: Settings, tables: Tables, claimed: bool) -> None:
+    def __init__(self, node: str, settings: Settings, tables: Tables, claimed: bool, api_server: str = "") -> None:
         self.node = node
         self.settings = settings
         self.tables = tables
@@ -77,7 +77,7 @@ class Decisions:
         fixed = fixed_identities(settings.fixed_identity_mapping)
         self.identities = IdentityIndex(fixed)
         self.ipcache = IpCache()
-        self.policy = PolicyStage(settings)
+        self.policy = PolicyStage(settings, api_server)
         for number, labels in fixed.items():
             self.policy.identity(number, labels)
         self.services = ServiceStage(node)

@@ -27,7 +27,7 @@ from pilus_agent.writer import Troubles, Writer
 from pilus_api.errors import PilusError
 
 _log = structlog.get_logger(__name__)
-_READY: Final = 1  # enum pilus_setting
+_DONE: Final = "it was done before, or an agent has run since the machine started: the tables stay"
 _LINKS_OF_THE_KERNEL: Final = 1  # RTMGRP_LINK
 
 
@@ -43,14 +43,14 @@ async def _link(kernel: Kernel, name: str) -> int:
 async def enforce(state: HostState, kernel: Kernel, patience: float) -> str:
     """What was done, in words. Raises PilusError; TimeoutError if there is no such link within `patience` seconds."""
     tables, troubles = Tables.of(kernel.datapath.description["maps"]), Troubles()
-    desired = Decisions(state.node, state.settings, tables, claimed=False)
+    desired = Decisions(state.node, state.settings, tables, claimed=False, api_server=state.api_server)
     for kind, key, fact in state.facts:
         desired.put(kind, key, fact)
     writer = Writer(kernel, tables, troubles, desired.swept, lambda: None)
     await writer.hold()
     layout = tables.layouts["settings"].value
-    if any(layout.decode(row)["flags"] & _READY for row in tables.trackers["settings"].held.values()):
-        return "an agent has run since the machine started: its tables stay"
+    if any(layout.decode(row)["uplink_ifindex"] for row in tables.trackers["settings"].held.values()):
+        return _DONE
     desired.decide_nodes()
     desired.decide_endpoints()
     desired.decide_addresses()
@@ -72,6 +72,8 @@ async def enforce(state: HostState, kernel: Kernel, patience: float) -> str:
 
 
 async def _run(state: HostState, patience: float) -> str:
+    if (RUNTIME / "agent.sock").exists():  # what it has loaded may be of another release than ours
+        return _DONE
     datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", SIZES)
     kernel = Kernel(datapath, Ledger(STATE / changes.NAME))
     try:

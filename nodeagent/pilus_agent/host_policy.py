@@ -27,10 +27,11 @@ _FLOOR_LABEL: Final = Label(SOURCE_RESERVED, "host-floor", "")
 
 class HostPolicy:
     """`labels` None: the host firewall is off, or nobody has told of this node's Node object yet. `cut`: lifelines that are not in
-    force, with what cuts each."""
+    force, with what cuts each. `api_server`: the URL that this agent asks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, api_server: str = "") -> None:
         self._settings = settings
+        self.api_server = api_server
         self._on = settings.enable_host_firewall is not False and settings.enable_policy != "never"
         self._api_ports: frozenset[int] = frozenset()
         self.labels: Labels | None = None
@@ -68,7 +69,8 @@ class HostPolicy:
         names = self._settings.host_firewall_lifelines
         self.cut = {name: cut.get(name, everything or "") for name in names if name in cut or everything}
         tunnel = self._settings.tunnel_port if self._settings.routing_mode == "tunnel" else 0
-        around = Surroundings(tunnel, self._api_ports, self._settings.k8s_api_server)
+        urls = frozenset(filter(None, (self.api_server, self._settings.k8s_api_server)))
+        around = Surroundings(tunnel, self._api_ports, urls)
         origin = Origin("Builtin", "", "host-floor", "host-floor")
         floor = Policy(origin, selector(exists(SOURCE_RESERVED, "host-floor")), (True, True), (), host=True)
         return (*(Draft(lifeline(name, around)) for name in self.lifelines), Draft(floor))

@@ -67,7 +67,7 @@ class Agent:
         self._kernel = kernel
         self.started = time.monotonic()
         self.version = version("pilus")
-        self.wiring = Wiring(node, settings, kernel)
+        self.wiring = Wiring(node, settings, kernel, api_server=connection.access.server)
         self._publisher = Publisher(connection)
         self._endpoints = Endpoints(kernel, AttachmentFiles(RUNTIME / "endpoints"), Allocator())
         self._cni = CniSource(self.wiring, self._endpoints, STATE / "cni-queue")

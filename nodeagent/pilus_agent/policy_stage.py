@@ -71,14 +71,17 @@ def _builtin(settings: Settings) -> tuple[Policy, ...]:
 
 
 class PolicyStage:
-    def __init__(self, settings: Settings) -> None:
+    """`api_server`: the URL that this agent asks."""
+
+    def __init__(self, settings: Settings, api_server: str = "") -> None:
         self._settings = settings
         self._compiler = PolicyCompiler()
         self._rows = PolicyRows()
         self._objects: dict[str, PolicyObject] = {}
+        self._accepted: dict[str, PolicyObject] = {}  # those whose drafts are in force: what is said later may make no sense
         self._drafts: dict[str, tuple[Draft, ...]] = {}
         self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
-        self.host = HostPolicy(settings)
+        self.host = HostPolicy(settings, api_server)
         self._errors: dict[str, str] = {}
         self._unenforced: dict[str, tuple[str, ...]] = {}
         self._namespaces: dict[str, str] = {}  # what they say of the mode of their policies
@@ -122,7 +125,7 @@ class PolicyStage:
             return
         name = f"{kind}/{key}"
         if fact is None:
-            for held in (self._objects, self._drafts, self._spoken, self._errors, self._unenforced):
+            for held in (self._objects, self._accepted, self._drafts, self._spoken, self._errors, self._unenforced):
                 held.pop(name, None)
             self._changed = True
             return
@@ -137,6 +140,7 @@ class PolicyStage:
             self._errors[name] = str(error)
             return
         self._errors.pop(name, None)
+        self._accepted[name] = fact
         self._drafts[name] = drafts
         if spoken := groups_of(drafts):
             self._spoken[name] = spoken
@@ -157,7 +161,7 @@ class PolicyStage:
     def about_nodes(self) -> dict[str, PolicyObject]:
         """The objects that speak of nodes, this one or others, by kind and key."""
         about = (name for name, drafts in self._drafts.items() if any(draft.policy.host for draft in drafts))
-        return {name: self._objects[name] for name in sorted(about)}
+        return {name: self._accepted[name] for name in sorted(about)}
 
     def cidr_groups(self) -> dict[str, tuple[Network, ...]]:
         return {name.name: held for name, held in self._groups.items() if isinstance(name, CidrGroup)}
@@ -247,7 +251,7 @@ class PolicyStage:
 
     def _put_policies(self) -> None:
         by_name: dict[str, list[Policy]] = {}
-        self._modes = {name: self._mode(held) for name, held in self._objects.items()}
+        self._modes = {name: self._mode(held) for name, held in self._accepted.items()}
         drafted = {**self._drafts, _HOSTS: self.host.drafts(self._cut())}
         names = {self._key(draft.policy.origin): name for name, drafts in drafted.items() for draft in drafts}
         for policy in resolve((draft for drafts in drafted.values() for draft in drafts), self._groups):
@@ -271,7 +275,7 @@ class PolicyStage:
         found: dict[str, str] = {}
         for name, drafts in self._drafts.items():
             if not self._audited(name) and self.host.governed_by(draft.policy for draft in drafts):
-                cut, _ = cut_by(self._objects[name].raw)
+                cut, _ = cut_by(self._accepted[name].raw)
                 found |= dict.fromkeys(sorted(cut - found.keys()), str(replace(drafts[0].policy.origin, path="")))
         return found
 
@@ -406,8 +410,8 @@ class PolicyStage:
 
     def _mode_trouble(self, name: str) -> tuple[str, ...]:
         troubles = [self._modes.get(name, (Mode.ENFORCE, ""))[1]]
-        if name in self._objects and self.host.governed_by(self._subjects.get(name, ())):
-            troubles.append(cut_by(self._objects[name].raw)[1])
+        if name in self._accepted and self.host.governed_by(self._subjects.get(name, ())):
+            troubles.append(cut_by(self._accepted[name].raw)[1])
         return tuple(filter(None, troubles))
 
     def realised(self) -> None:

@@ -47,12 +47,14 @@ _WAYS_EVERY = 30
 class Wiring:
     """A `Sink` for facts, and the loop that realises them."""
 
-    def __init__(self, node: str, settings: Settings, kernel: Kernel, needed: frozenset[str] = NEEDED) -> None:
+    def __init__(
+        self, node: str, settings: Settings, kernel: Kernel, needed: frozenset[str] = NEEDED, api_server: str = ""
+    ) -> None:
         self.node = node
         self.settings = settings
         self.kernel = kernel
         self.tables = Tables.of(kernel.datapath.description["maps"])
-        self.desired = Decisions(node, settings, self.tables, "claims" in needed)
+        self.desired = Decisions(node, settings, self.tables, "claims" in needed, api_server)
         self.facts = self.desired.facts
         self.identities = self.desired.identities
         self.ipcache = self.desired.ipcache

@@ -94,7 +94,7 @@ def install_early(root: Path) -> Iterator[str]:
 
 
 def _copy_image(target: Path) -> None:
-    """This file system without what is mounted into it. The old one stays until the new one is whole."""
+    """This file system without what is mounted into it. The one before stays until this one is whole."""
     mounted = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()} - {"/"}
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -106,5 +106,9 @@ def _copy_image(target: Path) -> None:
     shutil.copytree("/", draft, symlinks=True, ignore=left_out)
     for folder in ("sys/fs/bpf", "run/pilus", "var/lib/pilus", "proc", "dev", "tmp"):
         (draft / folder).mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.replace(target)
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

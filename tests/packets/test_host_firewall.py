@@ -240,7 +240,11 @@ def test_the_tunnels_own_packets(testrun: TestRun, family: int) -> None:
     """They are judged by what is in them; with the lifeline cut, as any other."""
     guard(testrun, CLOSED, CLOSED, more=TUNNELS)
     into, out = _in(family, udp(40000, VXLAN_PORT), OTHER_NODE[family]), _out(family, udp(40000, VXLAN_PORT), OTHER_NODE[family])
-    play(testrun, [_enters(into), _leaves(out), _refused(_in(family, udp(VXLAN_PORT, 40000)))])
+    play(testrun, [
+        _enters(into), _leaves(out), _refused(_in(family, udp(VXLAN_PORT, 40000))),
+        _refused(_in(family, udp(40000, VXLAN_PORT))), Step(ToOutside(), _out(family, udp(40000, VXLAN_PORT)), Dropped("POLICY")),
+        _refused(_in(family, udp(40000, VXLAN_PORT), OTHER_NODE[family], {4: "224.0.0.9", 6: "ff02::9"}[family])),
+    ])  # fmt: skip
     guard(testrun, CLOSED, CLOSED)
     play(testrun, [_refused(into), Step(ToOutside(), out, Dropped("POLICY"))])
 
@@ -288,6 +292,50 @@ def test_what_can_not_be_parsed_does_not_get_in(closed: TestRun) -> None:
     options = Ether(src=ROUTER_MAC, dst=HERE.mac) / IP(src=OUTSIDE[4], dst=NODE[4], options=[IPOption_RR()]) / tcp(40000, 22)
     short = raw(_in(4, tcp(40000, 22)))[:40]
     play(closed, [_refused(options, "IP_OPTIONS"), Step(FromOutside(), short, Dropped("INVALID"))])
+
+
+@pytest.mark.parametrize("sides", [(OPEN, CLOSED), (CLOSED, OPEN), (OPEN, OPEN)], ids=["egress", "ingress", "audit"])
+def test_where_nothing_is_refused_nothing_is_lost(testrun: TestRun, sides: tuple[Side, Side]) -> None:
+    """What can't be judged passes in a direction that no policy closes, as it would without any."""
+    guard(testrun, *sides)
+    if sides == (OPEN, OPEN):
+        testrun.node.policy(9, CLOSED, CLOSED)
+        testrun.node.host(audit=9)
+    options = IP(src=OUTSIDE[4], dst=NODE[4], options=[IPOption_RR()]) / tcp(40000, 23)
+    back = IP(src=NODE[4], dst=OUTSIDE[4], options=[IPOption_RR()]) / tcp(23, 40000)
+    into, out = Ether(src=ROUTER_MAC, dst=HERE.mac) / options, Ether(src=HERE.mac, dst=ROUTER_MAC) / back
+    spoofed = _in(4, tcp(40000, 23), source=FAR.address(4))
+    later = Ether(src=ROUTER_MAC, dst=HERE.mac) / IP(src=OUTSIDE[4], dst=NODE[4], proto=17, frag=100, id=3) / (b"x" * 64)
+    closed_in, closed_out = (side == CLOSED for side in sides)
+    play(testrun, [
+        _refused(into, "IP_OPTIONS") if closed_in else _enters(into),
+        _refused(later, "FRAGMENT_NOT_FOUND") if closed_in else _enters(later),
+        _refused(spoofed, "AROUND_TUNNEL") if closed_in else _enters(spoofed),
+        Step(ToOutside(), out, Dropped("IP_OPTIONS")) if closed_out else _leaves(out),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_a_stranger_takes_no_port_from_a_pod(testrun: TestRun, family: int, kind: str) -> None:
+    """What comes to a port of masquerading's, and passes the host's policy, makes no entry where a pod would get one."""
+    guard(testrun, OPEN, CLOSED)
+    masquerading(testrun.node, flags=READY | MASQUERADE | TUNNEL | FIREWALL, nat_first=61000, nat_last=61000)
+    layers = udp(53, 61000) if kind == "udp" else tcp(80, 61000, "A")
+    play(testrun, [_enters(_in(family, layers))])
+    asked = from_pod(WEB, OUTSIDE[family], udp(40000, 53) if kind == "udp" else tcp(40000, 80))
+    assert testrun.send(FromPod(WEB), raw(asked)).verdict == "tunnelled"
+
+
+def test_a_port_that_a_pod_has_is_not_the_hosts(testrun: TestRun, family: int) -> None:
+    """Neither does a SYN to it get to the pod, nor does what the host sends from it take it over."""
+    guard(testrun, SSH)
+    masquerading(testrun.node, flags=READY | MASQUERADE | TUNNEL | FIREWALL, nat_first=61000, nat_last=61000)
+    for layers in (tcp(40000, 80), echo(family, 40000)):
+        assert testrun.send(FromPod(WEB), raw(from_pod(WEB, OUTSIDE[family], layers))).verdict == "tunnelled"
+    play(testrun, [_refused(_in(family, tcp(80, 61000))), _leaves(_out(family, echo(family, 61000)))])
+    for layers in (tcp(80, 61000, "SA"), echo_reply(family, 61000)):
+        back = testrun.send(FromOutside(), raw(_in(family, layers)))
+        assert (back.verdict, back.to) == ("delivered", "web")
 
 
 def test_what_a_link_needs_passes(testrun: TestRun) -> None:
@@ -373,13 +421,15 @@ def test_a_connection_ends_with_its_rule(closed: TestRun, family: int) -> None:
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["no row", "half a policy"])
-def test_what_is_not_there_whole_lets_nothing_in(closed: TestRun, what: str) -> None:
-    if what == "no row":
-        closed.node.datapath.map("endpoints").delete({"family": 0, "address": bytes(16)})
-    else:
-        closed.node.policy(9, SSH, OPEN, complete=False)
+def test_a_policy_that_is_not_there_whole_lets_nothing_in(closed: TestRun) -> None:
+    closed.node.policy(9, SSH, OPEN, complete=False)
     play(closed, [_refused(_in(4, tcp(40000, 22)), "ENDPOINT_NOT_READY")])
+
+
+def test_without_its_row_the_last_policy_has_gone(closed: TestRun, family: int) -> None:
+    """The settings say so in the next moment; a node that lets in nobody meanwhile could not even be told."""
+    closed.node.datapath.map("endpoints").delete({"family": 0, "address": bytes(16)})
+    play(closed, [_enters(_in(family, tcp(40000, 23)))])
 
 
 def test_audit(testrun: TestRun, family: int) -> None:

@@ -4,9 +4,11 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from scapy.layers.l2 import Dot1Q, Ether
+from tests.packets.harness import netns
 from tests.packets.harness.actors import HERE, OUTSIDE
 from tests.packets.harness.frames import ip, udp
 from tests.packets.harness.node import Node, Rule, Side
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.kernel
 STREAM, DGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
 FLAGS = 1 | 2 | 4 | 8 | 32
 OPEN, CLOSED = Side(), Side(everybody=[])
+_ETH_P_ARP = 0x0806
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +153,17 @@ def test_a_tag_is_no_way_around(world_of: World, family: int, tags: tuple[int, .
         else:
             with pytest.raises(BlockingIOError):
                 listening.recv(100)
+
+
+def test_a_frame_that_is_said_to_hold_something_else(world_of: World, family: int) -> None:
+    """Who sends frames as they are says what they hold; who gets them looks. Without a policy on what leaves, it goes as ever."""
+    frame = bytes(Ether(src=HERE.mac, dst=ROUTER_MAC) / ip(NODE[family], OUTSIDE[family]) / udp(4000, 443, b"told otherwise"))
+    for egress in (CLOSED, OPEN):
+        guard(world_of, CLOSED, egress)
+        before = world_of.node.counters()
+        # Its sender is told that it was dropped.
+        with netns.inside(world_of.home), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as end, suppress(OSError):
+            end.sendto(frame, ("eth0", _ETH_P_ARP))
+        if egress == CLOSED:
+            world_of.dropped("UPLINK_TO", "INVALID", before)
+        assert any(bytes(one) == frame for one in world_of.captured()) == (egress == OPEN)

@@ -85,7 +85,8 @@ class Judge:
         node = self.testrun.node
         node.reset()
         flags = 3 | CIDR_NODES * self.nodes_too | HOST_FIREWALL
-        node.settings(flags=flags, event_rate=1_000_000, event_burst=1_000_000, node_ipv6=packed(NODES_OWN[6]))
+        node.settings(flags=flags, event_rate=1_000_000, event_burst=1_000_000, node_ipv6=packed(NODES_OWN[6]),
+                      nat_first=61000, nat_last=61000)  # fmt: skip
         rows = PolicyRows()
         for change in rows.settle(self.compiled.policies):
             assert change.value is not None

@@ -279,3 +279,26 @@ async def test_the_firewall_begins_when_its_row_is_there(kernel: FakeKernel) -> 
             on = now
         assert there or not on
     assert seen == ["row", "on", "off", "no row"]
+
+
+async def test_an_invalid_change_cuts_no_lifeline(kernel: FakeKernel) -> None:
+    """What a policy said before stays in force, and so do its annotations."""
+    spec = {"ingress": [WORLD_TO_80]}
+    world = guarded(kernel, about_nodes("a", spec))
+    async with world.running():
+        await world.realise()
+        wrong = {"ingress": [{"toPorts": "x"}]}
+        world.wiring.put("ccnp", "a", about_nodes("a", wrong, annotations={CUT_ANNOTATION: "all", MODE_ANNOTATION: "audit"}))
+        await world.realise()
+        assert why(world, "world", "host", 22) == "allow Lifeline ssh ingress"
+        assert why(world, "world", "host", 81).startswith("deny")
+        assert [held.raw["spec"]["ingress"] for held in world.wiring.policy.about_nodes().values()] == [[WORLD_TO_80]]
+
+
+async def test_the_api_server_that_the_agent_asks_is_reached(kernel: FakeKernel) -> None:
+    """Also one that is in front of those that say where they are."""
+    world = guarded(kernel, about_nodes("closed", {"egress": [{}]}), k8s_api_server="https://192.0.9.100:6443")
+    async with world.running():
+        await world.realise()
+        assert why(world, "host", "192.0.9.100", 6443) == "allow Lifeline apiserver egress"
+        assert why(world, "host", "192.0.9.100", 6444).startswith("deny")

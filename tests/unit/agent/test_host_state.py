@@ -39,7 +39,7 @@ async def test_the_same_rows_come_of_it(kernel: FakeKernel, datapath: FakeDatapa
     before = await _left(kernel, path)
     state = host_state.read(path)
     assert state is not None
-    assert (state.node, state.uplink, state.settings) == ("n1", "eth7", before.settings)
+    assert (state.node, state.uplink, state.api_server, state.settings) == ("n1", "eth7", "", before.settings)
     made = Decisions(state.node, state.settings, Tables.of(datapath.description["maps"]), claimed=False)
     for kind, key, fact in state.facts:
         made.put(kind, key, fact)
@@ -99,4 +99,50 @@ async def test_tables_are_filled_before_there_is_a_link(kernel: FakeKernel, data
         await again.realise()
         assert host_row(again) == row
         assert why(again, "192.0.9.9", "host", 443).startswith("allow")
-        assert await enforce(state, fresh, 0) == "an agent has run since the machine started: its tables stay"
+        assert "the tables stay" in await enforce(state, fresh, 0)
+
+
+async def test_a_second_try_after_one_that_found_no_link(kernel: FakeKernel, datapath: FakeDatapath, tmp_path: Path) -> None:
+    """It waits again: tables alone guard nothing."""
+    path = tmp_path / "held.json"
+    await _left(kernel, path)
+    state = host_state.read(path)
+    assert state is not None
+    fresh = FakeKernel(datapath)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await enforce(state, fresh, 0.1)
+
+
+async def test_what_closes_every_node_is_kept_too(kernel: FakeKernel, tmp_path: Path) -> None:
+    """Without any policy about nodes: `enable-policy: always`, and the host firewall switched on."""
+    path = tmp_path / "held.json"
+    world = guarded(kernel, enable_policy="always", enable_host_firewall=True)
+    async with world.running():
+        await world.realise()
+        await HostStateFile(path).write(world.wiring.desired, "eth7")
+    state = host_state.read(path)
+    assert state is not None
+    assert state.settings.enable_host_firewall
+
+
+async def test_other_nodes_are_known_by_their_labels(kernel: FakeKernel, datapath: FakeDatapath, tmp_path: Path) -> None:
+    """Else a denial of some nodes would let them in until the agent starts."""
+    path = tmp_path / "held.json"
+    denied = {"fromNodes": [{"matchLabels": {"role": "bad"}}]}
+    bad = about_nodes("bad", {"ingress": [{"fromEntities": ["all"]}], "ingressDeny": [denied]})
+    world = guarded(kernel, bad, enable_node_selector_labels=True)
+    world.wiring.put("nodelabels", "n2", (("role", "bad"),))
+    async with world.running():
+        await world.realise()
+        await HostStateFile(path).write(world.wiring.desired, "eth7")
+        n2 = world.known("192.0.2.2")
+    state = host_state.read(path)
+    assert state is not None
+    fresh = FakeKernel(datapath)
+    with pytest.raises(TimeoutError):
+        await enforce(state, fresh, 0.1)
+    again = guarded(fresh, enable_node_selector_labels=True)
+    assert again.known("192.0.2.2") == n2
+    assert n2 is not None
+    assert n2["identity"] >> 24

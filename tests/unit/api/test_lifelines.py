@@ -10,7 +10,7 @@ from pilus_api.rules import AddressGroup, AddressPeer, Direction, Rule, Tier
 from pilus_api.selectors import EVERYTHING, Selector
 from pilus_api.settings import Settings, parse
 
-AROUND = Surroundings(8472, frozenset({8443}), "https://192.0.2.10:7443")
+AROUND = Surroundings(8472, frozenset({8443}), frozenset({"https://192.0.2.10:7443"}))
 
 
 def ports(rules: Iterable[Rule]) -> list[str]:
@@ -47,6 +47,13 @@ def test_who_a_lifeline_is_for() -> None:
     (named,) = [peer for rule in lifeline("apiserver", AROUND).rules for peer in rule.peers or () if isinstance(peer, AddressPeer)]
     assert str(named.prefix) == "192.0.2.10/32"
     assert all(rule.peers is None for rule in lifeline("ssh", AROUND).rules)
+
+
+def test_an_api_server_by_name_may_be_anywhere() -> None:
+    """And somebody has to be asked where."""
+    around = Surroundings(0, frozenset(), frozenset({"https://api.example.org"}))
+    out = [rule for rule in lifeline("apiserver", around).rules if rule.direction is Direction.EGRESS and rule.peers is None]
+    assert ports(out) == ["6/443", "6/53", "17/53"]
 
 
 def test_without_a_tunnel_it_has_no_lifeline() -> None:
