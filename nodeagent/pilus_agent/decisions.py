@@ -113,7 +113,7 @@ class Decisions:
                 _put(self.facts.pods, key, fact)
             case "namespaces":
                 _put(self.facts.namespaces, key, fact and fact.labels)
-                self.policy.namespace(key, fact.mode if fact else "")
+                self.policy.objects.namespace(key, fact.mode if fact else "")
             case "identities":
                 self._identity(key, fact)
             case "slices":
@@ -121,7 +121,7 @@ class Decisions:
                 self._slices_changed.add(key)
                 self.policy.elsewhere(key, fact.endpoints if fact else ())
             case _ if kind in BY_SHORT or kind == "cidrgroups":
-                self.policy.put(kind, key, fact)
+                self.policy.objects.put(kind, key, fact)
                 self._services_changed = True  # it may speak of other ones
             case "services" | "endpointslices":
                 self.services.put(kind, key, fact)
@@ -234,7 +234,7 @@ class Decisions:
         addresses = said or frozenset()
         self.policy.place_host(self.facts.own_labels, self.services.ports(API_SERVER_SLICE))
         # Without Kubernetes, where nothing is claimed, it is certain that there is none.
-        self.policy.group(ApiServers(), None if said is None and self._claimed else _networks(addresses))
+        self.policy.objects.group(ApiServers(), None if said is None and self._claimed else _networks(addresses))
         own = self.own
         here = own is not None and not addresses.isdisjoint(own.addresses)
         named = self.facts.node_labels.get(self.node, ()) if self.settings.enable_node_selector_labels else ()
@@ -289,7 +289,7 @@ class Decisions:
             found = self.services.meant(wanted)
             return None if found is None else _networks(found)
 
-        self.policy.place_services(meant)
+        self.policy.objects.place_services(meant)
 
     def decide_endpoints(self) -> None:
         self._place_services()

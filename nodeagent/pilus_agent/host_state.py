@@ -48,11 +48,11 @@ class HostStateFile:
 
     async def write(self, desired: Decisions, uplink: str) -> None:
         """What holds now, if it is other than what was written last. On the disk when this returns. Raises OSError."""
-        policies = desired.policy.about_nodes()
+        policies = desired.policy.objects.about_nodes()
         wanted = bool(policies) or desired.host is not None
         said = (
             uplink, wanted, desired.settings, desired.nodes_decided, desired.facts.own_labels, tuple(policies.values()),
-            tuple(desired.policy.cidr_groups().items()), desired.services.addresses(API_SERVER_SLICE),
+            tuple(desired.policy.objects.cidr_groups().items()), desired.services.addresses(API_SERVER_SLICE),
         )  # fmt: skip
         if said == self._said:
             return
@@ -102,7 +102,7 @@ def _document(desired: Decisions, uplink: str, policies: Mapping[str, PolicyObje
             for node in nodes
         ],
         "policies": {name: held.raw for name, held in policies.items()},
-        "groups": {name: [str(network) for network in held] for name, held in desired.policy.cidr_groups().items()},
+        "groups": {name: [str(network) for network in held] for name, held in desired.policy.objects.cidr_groups().items()},
         "api_servers": [str(address) for address in sorted(desired.services.addresses(API_SERVER_SLICE) or (), key=str)],
         "api_ports": sorted(desired.services.ports(API_SERVER_SLICE)),
     }

@@ -1,10 +1,10 @@
-"""Policy, from objects to rows: normalise, compile, number. What wiring asks about policy, it asks here.
+"""Policy, from objects to rows: compile, number. What wiring asks about policy, it asks here.
 
-In: policy objects, identities, this node's endpoints. Out: who is governed by what, changes of the tables, and what became of each
-object. An object that makes no sense leaves what it meant before in force.
+In: what policy objects say (policy_objects.py), identities, this node's endpoints. Out: who is governed by what, changes of the
+tables, and what became of each object.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,19 +18,16 @@ from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PortRow
 from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PeerClass, PolicyName
 from pilus_agent.facts import RemoteEndpoint
 from pilus_agent.host_policy import FLOOR, HOST, HostPolicy
-from pilus_agent.sources.kubernetes import PolicyObject
+from pilus_agent.policy_objects import PolicyObjects
 from pilus_agent.tables import Tables
-from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
-from pilus_api.lifelines import cut_by
-from pilus_api.policies import Draft, drafts_of, groups_of, resolve
 from pilus_api.policy_kinds import BY_SHORT
-from pilus_api.policy_modes import Mode, mode_of
+from pilus_api.policy_modes import Mode
 from pilus_api.protocols import PROTOCOL_NAMES
 from pilus_api.resources.pilusnodestatus import MOST_PODS
 from pilus_api.rule_numbers import default_deny, rule_number
-from pilus_api.rules import CidrGroup, Direction, GroupName, Network, Origin, Policy, Services
+from pilus_api.rules import Direction, Network, Origin, Policy
 from pilus_api.selectors import EVERYTHING, exists, selector
 from pilus_api.settings import Settings
 
@@ -77,23 +74,13 @@ class PolicyStage:
         self._settings = settings
         self._compiler = PolicyCompiler()
         self._rows = PolicyRows()
-        self._objects: dict[str, PolicyObject] = {}
-        self._accepted: dict[str, PolicyObject] = {}  # those whose drafts are in force: what is said later may make no sense
-        self._drafts: dict[str, tuple[Draft, ...]] = {}
-        self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
         self.host = HostPolicy(settings, api_server)
-        self._errors: dict[str, str] = {}
-        self._unenforced: dict[str, tuple[str, ...]] = {}
-        self._namespaces: dict[str, str] = {}  # what they say of the mode of their policies
-        self._modes: dict[str, tuple[Mode, str]] = {}
-        self._groups: dict[GroupName, tuple[Network, ...]] = {}
-        self._changed = True
+        self.objects = PolicyObjects(settings, self.host)
         self._sources: set[str] = set()
         self._good: dict[str, PolicyName] = {}
         self._kept: dict[PolicyName, CompiledPolicy] = {}
         self._compiled = Compiled({}, {}, {})
         self._governed: dict[str, Governed] = {}
-        self._subjects: dict[str, list[Policy]] = {}
         self._pod_ranges: frozenset[Network] = frozenset()
         self._ranges = PodRanges()
         self._notes: dict[str, tuple[str, ...]] = {}  # of those that have been asked for since anything changed
@@ -113,79 +100,9 @@ class PolicyStage:
 
     # -- facts -------------------------------------------------------------------------------------------------------------
 
-    def put(self, kind: str, key: str, fact: Any) -> None:
-        """A policy object, or a group's addresses; None: it has gone."""
-        if kind == "cidrgroups":
-            self.group(CidrGroup(key), fact)
-        else:
-            self._put_policy(kind, key, fact)
-
-    def _put_policy(self, kind: str, key: str, fact: PolicyObject | None) -> None:
-        if kind == "knp" and not self._settings.enable_k8s_networkpolicy:
-            return
-        name = f"{kind}/{key}"
-        if fact is None:
-            for held in (self._objects, self._accepted, self._drafts, self._spoken, self._errors, self._unenforced):
-                held.pop(name, None)
-            self._changed = True
-            return
-        if self._objects.get(name) == fact:
-            return
-        self._objects[name] = fact
-        try:
-            nodes, cluster = self._settings.enable_node_selector_labels, self._settings.cluster_name
-            drafts = drafts_of(_typed(kind, fact.raw), cluster=cluster, nodes=nodes, hosts=self.host.enabled)
-        except InvalidError as error:
-            _log.warning("a policy makes no sense; what it said before stays in force", policy=name, error=str(error))
-            self._errors[name] = str(error)
-            return
-        self._errors.pop(name, None)
-        self._accepted[name] = fact
-        self._drafts[name] = drafts
-        if spoken := groups_of(drafts):
-            self._spoken[name] = spoken
-        else:
-            self._spoken.pop(name, None)
-        self._changed = True
-
-    def namespace(self, name: str, mode: str) -> None:
-        """What a namespace says of the mode of its policies, "" for nothing."""
-        if self._namespaces.get(name, "") == mode:
-            return
-        if mode:
-            self._namespaces[name] = mode
-        else:
-            del self._namespaces[name]
-        self._changed = True
-
-    def about_nodes(self) -> dict[str, PolicyObject]:
-        """The objects that speak of nodes, this one or others, by kind and key."""
-        about = (name for name, drafts in self._drafts.items() if any(draft.policy.host for draft in drafts))
-        return {name: self._accepted[name] for name in sorted(about)}
-
-    def cidr_groups(self) -> dict[str, tuple[Network, ...]]:
-        return {name.name: held for name, held in self._groups.items() if isinstance(name, CidrGroup)}
-
     def place_host(self, labels: Labels | None, api_ports: frozenset[int]) -> None:
         """This node's Node object's labels, None as long as nobody has told of it; the ports that API servers listen on."""
-        self._changed |= self.host.place(labels, api_ports)
-
-    def group(self, name: GroupName, members: tuple[Network, ...] | None) -> None:
-        """The addresses of an AddressGroup now; None: there is none of that name."""
-        if self._groups.get(name) == members:
-            return
-        if members is None:
-            del self._groups[name]
-        else:
-            self._groups[name] = members
-        self._changed = True
-
-    def place_services(self, meant: Callable[[Services], tuple[Network, ...] | None]) -> None:
-        """Ask anew for the addresses behind the Services that policies speak of."""
-        named = set().union(*self._spoken.values())
-        for name in named | self._groups.keys():
-            if isinstance(name, Services):
-                self.group(name, meant(name) if name in named else None)
+        self.objects.changed |= self.host.place(labels, api_ports)
 
     def pod_ranges(self, ranges: Iterable[Network]) -> None:
         """Those of every node. They decide nothing here: a policy that seems to mean them by address is noted."""
@@ -234,10 +151,10 @@ class PolicyStage:
     ) -> dict[str, Governed]:
         """Who is governed by what, this node itself (HOST) if anything restricts it. `endpoints` are this node's pods, with the
         labels of their identities."""
-        if self._changed:
-            self._changed = False
+        if self.objects.changed:
+            self.objects.resolve()
             self._put_policies()
-        self._deciding = frozenset((held.uid, held.generation) for held in self._objects.values())
+        self._deciding = frozenset((held.uid, held.generation) for held in self.objects.held.values())
         self._put_endpoints(endpoints, ports, numbers)
         self._compiled = self._compiler.compiled()
         self._governed = {key: self._of(key) for key in endpoints}
@@ -246,46 +163,18 @@ class PolicyStage:
             self._governed[HOST] = host if host.ingress_enforced or host.egress_enforced else replace(host, policy=b"")
         used = {name for held in self._governed.values() for name in (held.policy, held.audit)}
         self._kept = {name: policy for name, policy in (self._kept | dict(self._compiled.policies)).items() if name in used}
-        self._good = {key: PolicyName(held.policy) for key, held in self._governed.items() if held.policy}
+        floor = self._compiled.endpoints[FLOOR].policy if FLOOR in self._compiled.endpoints else None
+        self._good = {key: PolicyName(held.policy) for key, held in self._governed.items() if held.policy not in (b"", floor)}
         return self._governed
 
     def _put_policies(self) -> None:
-        by_name: dict[str, list[Policy]] = {}
-        self._modes = {name: self._mode(held) for name, held in self._accepted.items()}
-        drafted = {**self._drafts, _HOSTS: self.host.drafts(self._cut())}
-        names = {self._key(draft.policy.origin): name for name, drafts in drafted.items() for draft in drafts}
-        for policy in resolve((draft for drafts in drafted.values() for draft in drafts), self._groups):
-            by_name.setdefault(names[self._key(policy.origin)], []).append(policy)
-        self._subjects = by_name
         self._notes = {}
-        for name in self._sources - by_name.keys():
+        wanted = {} if self._settings.enable_policy == "never" else self.objects.policies
+        for name in self._sources - wanted.keys():
             self._compiler.drop_policies(name)
-        self._sources = set(by_name)
-        never = self._settings.enable_policy == "never"
-        for name, policies in by_name.items():
-            audit = self._audited(name)
-            held = (replace(policy, audit=True) for policy in policies) if audit else policies
-            self._compiler.put_policies(name, () if never else held)
-            fields = [field for policy in policies for field in policy.unenforced]
-            fields += [field for policy in policies for rule in policy.rules for field in rule.unenforced]
-            self._unenforced[name] = tuple(dict.fromkeys(fields))
-
-    def _cut(self) -> dict[str, str]:
-        """The lifelines that policies cut which are enforced on this node, each with one of these."""
-        found: dict[str, str] = {}
-        for name, drafts in self._drafts.items():
-            if not self._audited(name) and self.host.governed_by(draft.policy for draft in drafts):
-                cut, _ = cut_by(self._accepted[name].raw)
-                found |= dict.fromkeys(sorted(cut - found.keys()), str(replace(drafts[0].policy.origin, path="")))
-        return found
-
-    def _mode(self, held: PolicyObject) -> tuple[Mode, str]:
-        namespace = self._namespaces.get(held.raw["metadata"].get("namespace", ""), "")
-        return mode_of(held.raw, namespace, self._settings.policy_audit_mode)
-
-    @staticmethod
-    def _key(origin: Origin) -> tuple[str, str, str]:
-        return origin.kind, origin.namespace, origin.name
+        self._sources = set(wanted)
+        for name, policies in wanted.items():
+            self._compiler.put_policies(name, policies)
 
     def _put_endpoints(
         self, endpoints: Mapping[str, Labels], ports: Mapping[str, Ports], numbers: Mapping[str, Identity | None]
@@ -371,11 +260,11 @@ class PolicyStage:
         """For PilusNodeStatus. `unwritten` says why the last pass could not write what was decided, "" if it could. `pods`: an
         endpoint's pod, in the words of a GovernedPod."""
         told = []
-        for name, held in sorted(self._objects.items()):
+        for name, held in sorted(self.objects.held.items()):
             mark = (held.uid, held.generation)
             done = mark in self._realised
             error = self._error(name) or ("" if done else unwritten)
-            missing = [*self._unenforced.get(name, ()), *self._mode_trouble(name)]
+            missing = self.objects.missing(name)
             told.append(
                 {
                     "uid": held.uid,
@@ -384,7 +273,7 @@ class PolicyStage:
                     "error": error,
                     "unenforced": missing,
                     "notes": list(self._noted(name)),
-                    "audited": self._audited(name),
+                    "audited": self.objects.audited(name),
                     "selected": self._selected(name),
                     "pods": [pods[key] for key in self._governed_by(name) if key in pods][:MOST_PODS] if error or missing else [],
                 }
@@ -393,26 +282,17 @@ class PolicyStage:
 
     def _noted(self, name: str) -> tuple[str, ...]:
         if name not in self._notes:
-            self._notes[name] = notes(self._subjects.get(name, ()), self._ranges)
+            self._notes[name] = notes(self.objects.policies.get(name, ()), self._ranges)
         return self._notes[name]
 
     def _selected(self, name: str) -> int:
         """How many pods of this node it governs, and the node itself."""
-        return len(self._governed_by(name)) + self.host.governed_by(self._subjects.get(name, ()))
+        return len(self._governed_by(name)) + self.host.governed_by(self.objects.policies.get(name, ()))
 
     def _governed_by(self, name: str) -> list[str]:
         """The pods, by the keys of their endpoints."""
-        policies = self._subjects.get(name, ())
+        policies = self.objects.policies.get(name, ())
         return sorted(key for key, labels in self._endpoints.items() if _governs(policies, labels))
-
-    def _audited(self, name: str) -> bool:
-        return self._modes.get(name, (Mode.ENFORCE, ""))[0] is Mode.AUDIT
-
-    def _mode_trouble(self, name: str) -> tuple[str, ...]:
-        troubles = [self._modes.get(name, (Mode.ENFORCE, ""))[1]]
-        if name in self._accepted and self.host.governed_by(self._subjects.get(name, ())):
-            troubles.append(cut_by(self._accepted[name].raw)[1])
-        return tuple(filter(None, troubles))
 
     def realised(self) -> None:
         """What was last decided stands in the kernel."""
@@ -425,19 +305,16 @@ class PolicyStage:
         return any(held.policy in self._kept and held.policy not in current for held in self._governed.values())
 
     def _error(self, name: str) -> str:
-        if name in self._errors:
-            return self._errors[name]
+        if error := self.objects.error(name):
+            return error
         for large in self._compiled.too_large.values():
-            if any(self._names(origin, name) for origin in large.origins):
+            if any(self.objects.wrote(name, origin) for origin in large.origins):
                 room = f"{large.rows} rows, and a policy may have {large.budget}"
                 return f"too large: {room}; the last version that was not stays in force"
         return ""
 
-    def _names(self, origin: Origin, name: str) -> bool:
-        return any(self._key(draft.policy.origin) == self._key(origin) for draft in self._drafts.get(name, ()))
-
     def checks(self) -> list[Item]:
-        bad = {name: error for name in self._objects if (error := self._error(name))}
+        bad = {name: error for name in self.objects.held if (error := self._error(name))}
         return [
             {
                 "name": f"policy {name}",
@@ -450,11 +327,11 @@ class PolicyStage:
 
     def views(self, numbers: Mapping[str, int]) -> list[Item]:
         found = []
-        for name, held in sorted(self._objects.items()):
+        for name, held in sorted(self.objects.held.items()):
             raw = held.raw
             selected = sorted(numbers[key] for key in self._governed_by(name))
             error = self._error(name)
-            missing = ", ".join(self._unenforced.get(name, ()))
+            missing = ", ".join(self.objects.unenforced.get(name, ()))
             found.append(
                 {
                     "kind": BY_SHORT[name.partition("/")[0]].name,
@@ -463,10 +340,10 @@ class PolicyStage:
                     "uid": held.uid,
                     "generation": held.generation,
                     "realised": not error,
-                    "mode": str(Mode.AUDIT if self._audited(name) else Mode.ENFORCE),
+                    "mode": str(Mode.AUDIT if self.objects.audited(name) else Mode.ENFORCE),
                     "message": error or (f"not enforced yet: {missing}" if missing else ""),
                     "endpoints": selected,
-                    "host": self.host.governed_by(self._subjects.get(name, ())),
+                    "host": self.host.governed_by(self.objects.policies.get(name, ())),
                 }
             )
         return found
@@ -484,12 +361,6 @@ class PolicyStage:
 
 def _governs(policies: Iterable[Policy], pod: Labels) -> bool:
     return any(not policy.host and policy.subject.matches(pod) for policy in policies)
-
-
-def _typed(kind: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Items of a list bear neither apiVersion nor kind."""
-    found = BY_SHORT[kind]
-    return {**raw, "apiVersion": found.version, "kind": found.name}
 
 
 def _named(ports: Ports | set[tuple[str, int, int]]) -> dict[str, frozenset[tuple[int, int]]]:

@@ -135,7 +135,8 @@ def test_a_dropped_packet_is_told(node: Node) -> None:
         assert event == {
             "verdict": "DROPPED", "reason": "Invalid source ip", "reason_number": INVALID_SOURCE_IP, "direction": "egress",
             "hook": "pod_from", "family": 4, "protocol": "UDP", "source": {"address": "10.0.0.5", "port": 4000, **end},
-            "destination": {"address": "10.0.0.6", "port": 53, **end}, "endpoint": None, "rule": None, "suppressed": 0,
+            "destination": {"address": "10.0.0.6", "port": 53, **end}, "endpoint": None, "rule": None, "nearest": None,
+            "suppressed": 0,
         }  # fmt: skip
         assert [past["reason_number"] for past in node.events()] == [INVALID_SOURCE_IP]
 

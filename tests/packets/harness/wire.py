@@ -62,6 +62,8 @@ class Wire:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.node.close()
+        if self.home:
+            netns.empty(self.home)
         self._stack.close()
 
     def _build(self) -> None:

@@ -67,6 +67,8 @@ class World:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.node.close()
+        if self.home:
+            netns.empty(self.home)
         self._stack.close()
 
     def _namespace(self) -> int:

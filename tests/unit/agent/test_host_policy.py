@@ -292,7 +292,7 @@ async def test_an_invalid_change_cuts_no_lifeline(kernel: FakeKernel) -> None:
         await world.realise()
         assert why(world, "world", "host", 22) == "allow Lifeline ssh ingress"
         assert why(world, "world", "host", 81).startswith("deny")
-        assert [held.raw["spec"]["ingress"] for held in world.wiring.policy.about_nodes().values()] == [[WORLD_TO_80]]
+        assert [held.raw["spec"]["ingress"] for held in world.wiring.policy.objects.about_nodes().values()] == [[WORLD_TO_80]]
 
 
 async def test_the_api_server_that_the_agent_asks_is_reached(kernel: FakeKernel) -> None:

@@ -46,7 +46,7 @@ async def test_the_same_rows_come_of_it(kernel: FakeKernel, datapath: FakeDatapa
     made.decide_nodes()
     made.decide_endpoints()
     assert made.host == before.host
-    assert list(made.policy.about_nodes()) == ["ccnp/edge"]
+    assert list(made.policy.objects.about_nodes()) == ["ccnp/edge"]
     assert made.policy.host.lifelines == ("ssh", "tcp/2222")
     assert {row[0]["address"] for row in made.ipcache.rows.values()} <= {row[0]["address"] for row in before.ipcache.rows.values()}
 

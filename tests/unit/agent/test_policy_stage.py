@@ -104,7 +104,7 @@ def test_without_policies_nothing_is_enforced(stage: PolicyStage, tables: Tables
 
 
 def test_a_policy_becomes_rows_that_point_at_each_other(stage: PolicyStage, tables: Tables) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     found = decide(stage, tables)
     assert found.ingress_enforced
     own = stage.number(found.policy)
@@ -120,7 +120,7 @@ def test_a_policy_becomes_rows_that_point_at_each_other(stage: PolicyStage, tabl
 
 
 def test_a_new_identity_of_a_known_class_costs_one_row(stage: PolicyStage, tables: Tables) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     decide(stage, tables)
     write_all(tables)
     stage.identity(Identity(400), canonical([*labels("client"), Label("k8s", "pod", "1")]))
@@ -134,7 +134,7 @@ def test_an_empty_list_where_none_was_is_a_change(stage: PolicyStage, tables: Ta
 
     def enforced(peers: str) -> set[int]:
         spec = decode(f'{{"endpointSelector": {{}}, "ingress": [{{{peers}{ports}}}]}}'.encode())
-        stage.put("cnp", "default/let", deepcopy(policy("let", spec)))
+        stage.objects.put("cnp", "default/let", deepcopy(policy("let", spec)))
         own = stage.number(decide(stage, tables).policy)
         allowed = {key[1] for key, value in held(tables, "verdicts").items() if value["rule"] and value["decision"] == 1}
         classes = {key[2]: value["table"] for key, value in held(tables, "peers").items() if key[:2] == (own, 0)}
@@ -156,26 +156,26 @@ def test_a_group_of_prefixes_changes_under_its_policies(stage: PolicyStage, tabl
         own = stage.number(decide(stage, tables).policy)
         return {bytes(key[-1][:4]) for key in held(tables, "cidrs") if key[1] == own}
 
-    stage.put("cnp", "default/out", policy("out", OUT_TO_GROUP))
+    stage.objects.put("cnp", "default/out", policy("out", OUT_TO_GROUP))
     assert prefixes() == set()
     assert stage.acknowledgements("")[0]["unenforced"] == [
         "spec.egress[0].toCIDRSet[0].cidrGroupRef (there is no CiliumCIDRGroup offices)"
     ]
-    stage.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"), ip_network("198.51.100.0/24")))
+    stage.objects.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"), ip_network("198.51.100.0/24")))
     first = decide(stage, tables).policy
     assert prefixes() == {bytes((192, 0, 2, 0)), bytes((198, 51, 100, 0))}
     assert stage.acknowledgements("")[0]["unenforced"] == []
-    stage.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"),))
+    stage.objects.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"),))
     assert decide(stage, tables).policy != first
     assert prefixes() == {bytes((192, 0, 2, 0))}
-    stage.put("cidrgroups", "offices", None)
+    stage.objects.put("cidrgroups", "offices", None)
     assert prefixes() == set()
 
 
 def test_an_address_rule_that_covers_pods_is_noted_and_in_force(stage: PolicyStage, tables: Tables) -> None:
     """Pod ranges come later than policies, and go; the note is no field that is not in force."""
     spec = {"endpointSelector": {}, "egress": [{"toEntities": ["host"]}, {"toCIDR": ["10.0.0.0/8"]}]}
-    stage.put("cnp", "default/out", policy("out", spec))
+    stage.objects.put("cnp", "default/out", policy("out", spec))
     decide(stage, tables)
     stage.realised()
 
@@ -192,16 +192,16 @@ def test_an_address_rule_that_covers_pods_is_noted_and_in_force(stage: PolicySta
     stage.pod_ranges([ip_network("192.0.2.0/24")])
     assert told() == []
     stage.pod_ranges([ip_network("10.0.1.0/24")])
-    stage.put("cnp", "default/out", None)
+    stage.objects.put("cnp", "default/out", None)
     decide(stage, tables)
     assert stage.acknowledgements("") == []
 
 
 def test_a_policy_that_goes_takes_its_rows_along(stage: PolicyStage, tables: Tables) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     decide(stage, tables)
     write_all(tables)
-    stage.put("cnp", "default/let", None)
+    stage.objects.put("cnp", "default/let", None)
     decide(stage, tables)
     write_all(tables)
     stage.swept()
@@ -209,9 +209,9 @@ def test_a_policy_that_goes_takes_its_rows_along(stage: PolicyStage, tables: Tab
 
 
 def test_an_object_that_makes_no_sense_leaves_what_it_said_before(stage: PolicyStage, tables: Tables) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     before = decide(stage, tables)
-    stage.put("cnp", "default/let", policy("let", {"ingress": [{}]}, generation=2))
+    stage.objects.put("cnp", "default/let", policy("let", {"ingress": [{}]}, generation=2))
     assert decide(stage, tables) == before
     told = stage.acknowledgements("")
     assert [(one["generation"], one["realised"]) for one in told] == [(2, False)]
@@ -222,7 +222,7 @@ def test_an_object_that_makes_no_sense_leaves_what_it_said_before(stage: PolicyS
 def test_a_restarted_agent_recognises_what_the_kernel_holds(
     stage: PolicyStage, tables: Tables, description: Mapping[str, Any]
 ) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     decide(stage, tables)
     write_all(tables)
     again = PolicyStage(Settings())
@@ -233,7 +233,7 @@ def test_a_restarted_agent_recognises_what_the_kernel_holds(
     for name, tracker in tables.trackers.items():
         fresh.trackers[name].hold_all(tracker.held)
     again.restore({name: tracker.held for name, tracker in fresh.trackers.items()}, fresh)
-    again.put("cnp", "default/let", policy("let", LET_CLIENT))
+    again.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     decide(again, fresh)
     changed = {name: tracker for name, tracker in fresh.trackers.items() if not tracker.settled}
     assert not changed.keys() - {"peers", "policies"}, "a port table was not recognised"
@@ -257,7 +257,7 @@ def test_a_pod_without_identity_is_closed_whatever_people_wrote(stage: PolicySta
 
 
 def test_an_endpoints_policy_in_words(stage: PolicyStage, tables: Tables) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     decide(stage, tables)
     told = stage.explain("web", {WEB: labels("web"), CLIENT: labels("client"), **RESERVED})
     assert told["egress"] == {"enforced": False, "classes": []}
@@ -270,7 +270,7 @@ def test_an_endpoints_policy_in_words(stage: PolicyStage, tables: Tables) -> Non
 
 
 def test_rules_have_texts_for_events(stage: PolicyStage, tables: Tables) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     found = decide(stage, tables)
     texts = stage.rules()
     assert texts[str(stage.number(found.policy) << 16 | 1)] == "CiliumNetworkPolicy default/let spec.ingress[0]"
@@ -306,8 +306,8 @@ def test_modes(tables: Tables, of_policy: object, of_namespace: str, everywhere:
     stage = PolicyStage(Settings(policy_audit_mode=everywhere))
     for number, name in ((WEB, "web"), (CLIENT, "client")):
         stage.identity(number, labels(name))
-    stage.namespace("default", of_namespace)
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT) if of_policy is None else moded(of_policy))
+    stage.objects.namespace("default", of_namespace)
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT) if of_policy is None else moded(of_policy))
     found = decide(stage, tables)
     assert bool(found.audit) == audited
     assert found.ingress_enforced != audited
@@ -317,7 +317,7 @@ def test_modes(tables: Tables, of_policy: object, of_namespace: str, everywhere:
     assert bool(told["unenforced"]) == wrong
     (shown,) = stage.views({"web": 1})
     assert shown["mode"] == ("audit" if audited else "enforce")
-    stage.namespace("default", "enforce")
+    stage.objects.namespace("default", "enforce")
     assert bool(decide(stage, tables).audit) == (of_policy == "audit")
 
 
@@ -327,11 +327,11 @@ def test_audit_changes_nothing_but_what_is_told(stage: PolicyStage, tables: Tabl
         "endpointSelector": {"matchLabels": {"app": "web"}},
         "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "stranger"}}]}],
     }
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     alone = decide(stage, tables)
     audited = policy("other", other)
     audited.raw["metadata"]["annotations"] = {"pilus.io/mode": "audit"}
-    stage.put("cnp", "default/other", audited)
+    stage.objects.put("cnp", "default/other", audited)
     found = decide(stage, tables)
     assert (found.policy, found.ingress_enforced) == (alone.policy, True)
     assert found.audit not in (b"", found.policy)
@@ -339,7 +339,7 @@ def test_audit_changes_nothing_but_what_is_told(stage: PolicyStage, tables: Tabl
 
 
 def test_who_denies_by_default_has_a_name(stage: PolicyStage, tables: Tables) -> None:
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     found = decide(stage, tables)
     default = default_deny(stage.number(found.policy), Direction.INGRESS)
     assert stage.rules()[str(default)] == "default deny of CiliumNetworkPolicy default/let"
@@ -352,13 +352,13 @@ def test_an_admin_policy_goes_before_and_passes_on(stage: PolicyStage, tables: T
         spec = {"priority": 5, "subject": {"namespaces": {}}, "ingress": [rule]}
         return PolicyObject({"metadata": {"name": "first", "uid": "uid-first", "generation": 1}, "spec": spec}, "uid-first", 1)
 
-    stage.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     for action, decision, passed in (
         ("Allow", "allow", None),
         ("Deny", "deny", None),
         ("Pass", "allow", "AdminNetworkPolicy first spec.ingress[0]"),
     ):
-        stage.put("anp", "first", admin(action))
+        stage.objects.put("anp", "first", admin(action))
         decide(stage, tables)
         shown = stage.explain("web", {CLIENT: labels("client")})["ingress"]["classes"]
         (client,) = [one for one in shown if any(peer.startswith(str(CLIENT)) for peer in one["peers"])]
@@ -385,7 +385,7 @@ def test_other_nodes_pods_have_named_ports_too(stage: PolicyStage, tables: Table
             {"toEndpoints": [{"matchLabels": {"app": "client"}}], "toPorts": [{"ports": [{"port": "http", "protocol": "TCP"}]}]}
         ],
     }
-    stage.put("cnp", "default/a", policy("a", spec))
+    stage.objects.put("cnp", "default/a", policy("a", spec))
     assert allowed() == set()
     stage.elsewhere("s", slice_of(80, 8080))
     stage.elsewhere("t", slice_of(8080))
@@ -399,11 +399,11 @@ def test_other_nodes_pods_have_named_ports_too(stage: PolicyStage, tables: Table
 def test_pods_are_named_where_a_policy_is_not_in_force_for_them(stage: PolicyStage, tables: Tables) -> None:
     """A few of each node; and none where all of it is."""
     many = {f"c{number}/eth0": {"namespace": "default", "name": f"web-{number}", "uid": f"u{number}"} for number in range(20)}
-    stage.put("cnp", "default/out", policy("out", OUT_TO_GROUP))
+    stage.objects.put("cnp", "default/out", policy("out", OUT_TO_GROUP))
     stage.decide(dict.fromkeys(many, labels("web")), dict.fromkeys(many, frozenset()), dict.fromkeys(many, WEB))
     (told,) = stage.acknowledgements("", many)
     assert (told["selected"], len(told["pods"])) == (20, 16)
     assert {pod["uid"] for pod in told["pods"]} < {pod["uid"] for pod in many.values()}
-    stage.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"),))
+    stage.objects.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"),))
     stage.decide(dict.fromkeys(many, labels("web")), dict.fromkeys(many, frozenset()), dict.fromkeys(many, WEB))
     assert stage.acknowledgements("", many)[0]["pods"] == []
