@@ -78,9 +78,10 @@ def _first(hits: list[Rule], tier: Tier) -> Truth | None:
     first = [rule for rule in left if rule.place == min(each.place for each in left)]
     if denying := frozenset(rule.origin for rule in first if rule.deny):
         return Truth(False, denying)
-    if allowing := frozenset(rule.origin for rule in first if not rule.passes):
+    # What the last tier passes is let pass: beside an allowing rule either is the reason.
+    if allowing := frozenset(rule.origin for rule in first if tier is Tier.BASELINE or not rule.passes):
         return Truth(True, allowing)
-    return None if tier is Tier.ADMIN else Truth(True, frozenset(rule.origin for rule in first))
+    return None
 
 
 def _hits(world: World, endpoint: Endpoint, rule: Rule, probe: Probe) -> bool:
