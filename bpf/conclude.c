@@ -62,22 +62,29 @@ PILUS_TAIL(PILUS_CALL_DECIDE_OVERLAY, decide_overlay)
 	return pilus_conclude(skb, pilus_decide_overlay);
 }
 
-PILUS_TAIL(PILUS_CALL_DECIDE_UPLINK, decide_uplink)
+/* Whether a packet of the host's own is an answer, although no entry says so: then the other direction is decided on. */
+pilus_always bool pilus_answers_host(struct __sk_buff *skb, u8 zone)
 {
 	struct pilus_packet *packet = pilus_scratch();
 	u32 zero = 0;
 	struct pilus_settings *now = settings.lookup(&zero);
 	struct pilus_draft *drafted = draft.lookup(&zero);
 
-	if (!packet || !now || !drafted)
-		return PILUS_ACT_SHOT;
-	if (now->flags & PILUS_SETTING_HOST_FIREWALL && pilus_is_amid(packet) &&
-	    !pilus_endpoint_of(packet->family, &packet->destination) && pilus_host_began(skb, packet)) {
-		pilus_as_reply(packet, drafted, PILUS_ZONE_UPLINK_OUT);
-		calls.call(skb, PILUS_CALL_DECIDE_LEAVE);
-		return pilus_exit(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
-	}
-	return pilus_decided(skb, packet, drafted, pilus_decide_uplink(packet, now, drafted));
+	if (!packet || !now || !drafted || !(now->flags & PILUS_SETTING_HOST_FIREWALL) || !pilus_is_amid(packet))
+		return false;
+	if (zone == PILUS_ZONE_UPLINK_IN ?
+	    pilus_endpoint_of(packet->family, &packet->destination) || !pilus_host_began(skb, packet) :
+	    !pilus_is_listening(skb, packet->family, &packet->source, packet->source_port))
+		return false;
+	pilus_as_reply(packet, drafted, zone == PILUS_ZONE_UPLINK_IN ? PILUS_ZONE_UPLINK_OUT : PILUS_ZONE_UPLINK_IN);
+	return true;
+}
+
+PILUS_TAIL(PILUS_CALL_DECIDE_UPLINK, decide_uplink)
+{
+	if (pilus_answers_host(skb, PILUS_ZONE_UPLINK_IN))
+		return pilus_conclude(skb, pilus_decide_leave);
+	return pilus_conclude(skb, pilus_decide_uplink);
 }
 
 PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
@@ -87,19 +94,9 @@ PILUS_TAIL(PILUS_CALL_DECIDE_HOST, decide_host)
 
 PILUS_TAIL(PILUS_CALL_DECIDE_LEAVE, decide_leave)
 {
-	struct pilus_packet *packet = pilus_scratch();
-	u32 zero = 0;
-	struct pilus_settings *now = settings.lookup(&zero);
-	struct pilus_draft *drafted = draft.lookup(&zero);
-
-	if (!packet || !now || !drafted)
-		return PILUS_ACT_SHOT;
-	if (pilus_is_amid(packet) && pilus_is_listening(skb, packet->family, &packet->source, packet->source_port)) {
-		pilus_as_reply(packet, drafted, PILUS_ZONE_UPLINK_IN);
-		calls.call(skb, PILUS_CALL_DECIDE_UPLINK);
-		return pilus_exit(skb, packet, -PILUS_DROP_MISSED_TAIL_CALL);
-	}
-	return pilus_decided(skb, packet, drafted, pilus_decide_leave(packet, now, drafted));
+	if (pilus_answers_host(skb, PILUS_ZONE_UPLINK_OUT))
+		return pilus_conclude(skb, pilus_decide_enter);
+	return pilus_conclude(skb, pilus_decide_leave);
 }
 
 PILUS_TAIL(PILUS_CALL_AUDIT, audit)

@@ -325,44 +325,43 @@ pilus_always int pilus_decide_overlay(struct pilus_packet *packet, const struct 
 	return 0;
 }
 
+/* By the uplink to this host's own stack, or from it: which of the two zones the connection began in. */
+pilus_always void pilus_by_host(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted, u8 zone,
+				u8 back)
+{
+	packet->path = PILUS_PATH_HOST;
+	drafted->flow.zone = zone;
+	drafted->flow.link = now->uplink_ifindex;
+	drafted->flow.path = PILUS_PATH_HOST;
+	drafted->pair.zone = back;
+	drafted->pair.link = now->uplink_ifindex;
+	drafted->pair.path = PILUS_PATH_HOST;
+}
+
 /* To this host's own stack, which has a policy, by the uplink. */
 pilus_always int pilus_decide_enter(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
-	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
 	bool outside;
 
 	/* Pods are given these ports by what is not in the table: a stranger's entry would keep one from them. */
 	if (!packet->reply && pilus_is_nat_port(packet->destination_port, now))
 		packet->uncached = 1;
-	pilus_stamp(flow, pilus_slot_of(&packet->destination), pilus_slot_of(&packet->source));
+	pilus_stamp(&drafted->flow, pilus_slot_of(&packet->destination), pilus_slot_of(&packet->source));
 	packet->source_identity = pilus_who(packet->family, &packet->source, now, &outside);
 	packet->destination_identity = PILUS_IDENTITY_HOST;
-	packet->path = PILUS_PATH_HOST;
-	flow->zone = PILUS_ZONE_UPLINK_IN;
-	flow->link = now->uplink_ifindex;
-	flow->path = PILUS_PATH_HOST;
-	pair->zone = PILUS_ZONE_UPLINK_OUT;
-	pair->link = now->uplink_ifindex;
-	pair->path = PILUS_PATH_HOST;
+	pilus_by_host(packet, now, drafted, PILUS_ZONE_UPLINK_IN, PILUS_ZONE_UPLINK_OUT);
 	return pilus_host_may(packet, now, PILUS_DIRECTION_INGRESS, packet->source_identity, &packet->source, outside);
 }
 
 /* This host's own stack, which has a policy, sends by the uplink. */
 pilus_always int pilus_decide_leave(struct pilus_packet *packet, const struct pilus_settings *now, struct pilus_draft *drafted)
 {
-	struct pilus_flow *flow = &drafted->flow, *pair = &drafted->pair;
 	bool outside;
 
-	pilus_stamp(flow, pilus_slot_of(&packet->source), pilus_slot_of(&packet->destination));
+	pilus_stamp(&drafted->flow, pilus_slot_of(&packet->source), pilus_slot_of(&packet->destination));
 	packet->source_identity = PILUS_IDENTITY_HOST;
 	packet->destination_identity = pilus_who(packet->family, &packet->destination, now, &outside);
-	packet->path = PILUS_PATH_HOST;
-	flow->zone = PILUS_ZONE_UPLINK_OUT;
-	flow->link = now->uplink_ifindex;
-	flow->path = PILUS_PATH_HOST;
-	pair->zone = PILUS_ZONE_UPLINK_IN;
-	pair->link = now->uplink_ifindex;
-	pair->path = PILUS_PATH_HOST;
+	pilus_by_host(packet, now, drafted, PILUS_ZONE_UPLINK_OUT, PILUS_ZONE_UPLINK_IN);
 	return pilus_host_may(packet, now, PILUS_DIRECTION_EGRESS, packet->destination_identity, &packet->destination, outside);
 }
 

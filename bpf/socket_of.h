@@ -6,8 +6,7 @@
 #pragma once
 #include "host.h"
 
-/* enum of net/tcp_states.h, which the kernel's BTF has under another name in some versions */
-#define PILUS_TCP_ESTABLISHED 1
+/* Of net/tcp_states.h. */
 #define PILUS_TCP_LISTEN 10
 #define PILUS_TCP_NEW_SYN_RECV 12
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pilus_api.policy_selectors import API_SERVER, NODES
+from pilus_api.protocols import SCTP, TCP, UDP
 from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, Direction, Origin, Peer, Policy, Ports, Rule, Scope, Tier
 from pilus_api.selectors import EVERYTHING
 
@@ -21,13 +22,12 @@ KIND: Final = "Lifeline"
 # A name, or a port of the node's own that everybody may reach.
 PATTERN: Final = f"^({'|'.join(LIFELINES)}|(tcp|udp|sctp)/[0-9]{{1,5}}(-[0-9]{{1,5}})?)$"
 
-_TCP, _UDP = 6, 17
-_PROTOCOLS: Final = {"tcp": _TCP, "udp": _UDP, "sctp": 132}
+_PROTOCOLS: Final = {"tcp": TCP, "udp": UDP, "sctp": SCTP}
 _API_SERVER_PORT: Final = 6443
 _IN, _OUT = Direction.INGRESS, Direction.EGRESS
-# Whoever runs the cluster: nodes, and API servers, also those that are on none.
-_CLUSTER: Final[tuple[Peer, ...]] = (*NODES, API_SERVER, AddressGroup(ApiServers(), KIND))
+# Also those that are on no node; and whoever else runs the cluster.
 _API_SERVERS: Final[tuple[Peer, ...]] = (API_SERVER, AddressGroup(ApiServers(), KIND))
+_CLUSTER: Final[tuple[Peer, ...]] = (*NODES, *_API_SERVERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ _Line = tuple[Direction, tuple[Peer, ...] | None, tuple[Ports, ...]]
 def _lines(name: str, around: Surroundings) -> Iterable[_Line]:  # noqa: PLR0911  # one a name
 
     def tcp(*numbers: int) -> tuple[Ports, ...]:
-        return tuple(Ports(_TCP, number, number) for number in numbers)
+        return tuple(Ports(TCP, number, number) for number in numbers)
 
     match name:
         case "kubelet":  # its probes of this node's pods are let through by the programs, which know whose they are
             return ((_IN, _CLUSTER, tcp(10250)), (_OUT, _CLUSTER, tcp(10250)))
         case "apiserver":
             ports = tcp(*sorted({_API_SERVER_PORT} | around.api_ports))
-            lines: list[_Line] = [(_IN, None, ports), (_OUT, _API_SERVERS, (Ports(_TCP, 0, 65535),))]
+            lines: list[_Line] = [(_IN, None, ports), (_OUT, _API_SERVERS, (Ports(TCP, 0, 65535),))]
             for url in sorted(around.api_servers):
                 lines += _asked(url)
             return lines
@@ -87,10 +87,10 @@ def _lines(name: str, around: Surroundings) -> Iterable[_Line]:  # noqa: PLR0911
         case "ssh":
             return ((_IN, None, tcp(22)),)
         case "tunnel":
-            port = (Ports(_UDP, around.tunnel_port, around.tunnel_port),)
+            port = (Ports(UDP, around.tunnel_port, around.tunnel_port),)
             return ((_IN, NODES, port), (_OUT, NODES, port)) if around.tunnel_port else ()
         case "dhcp":  # an answer to everybody belongs to no connection
-            clients, servers = (tuple(Ports(_UDP, port, port) for port in pair) for pair in ((68, 546), (67, 547)))
+            clients, servers = (tuple(Ports(UDP, port, port) for port in pair) for pair in ((68, 546), (67, 547)))
             return ((_IN, None, clients), (_OUT, None, servers))
         case _:
             found = custom(name)
@@ -101,11 +101,11 @@ def _asked(url: str) -> Iterable[_Line]:
     """To the API server with this URL. By a name it may be at any address, and somebody has to be asked which."""
     parts = urlsplit(url)
     port = parts.port or 443
-    ports = (Ports(_TCP, port, port),)
+    ports = (Ports(TCP, port, port),)
     try:
         return ((_OUT, (AddressPeer(ip_network(ip_address(parts.hostname or "")), (), Scope.ANY),), ports),)
     except ValueError:
-        return ((_OUT, None, ports), (_OUT, None, (Ports(_TCP, 53, 53), Ports(_UDP, 53, 53))))
+        return ((_OUT, None, ports), (_OUT, None, (Ports(TCP, 53, 53), Ports(UDP, 53, 53))))
 
 
 def lifeline(name: str, around: Surroundings) -> Policy:

@@ -15,7 +15,7 @@ import structlog
 
 from pilus_agent.datapath.node import NodeLinks, NodePlan
 from pilus_agent.desired.addresses import family, host_prefix, raw
-from pilus_agent.desired.endpoints import Endpoint, Host, mac
+from pilus_agent.desired.endpoints import READY, Endpoint, enforced_flags, mac
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
 from pilus_agent.desired.node_identities import NodeIdentities, all_labels, node_labels, remote_labels
@@ -35,7 +35,7 @@ from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Facts, Net
 from pilus_agent.host_policy import HOST as HOST_KEY
 from pilus_agent.judgement import HOST_FIREWALL, HOST_PROBES, HOST_ROW, HOST_TUNNEL
 from pilus_agent.objects import routers_of
-from pilus_agent.policy_stage import PolicyStage
+from pilus_agent.policy_stage import Governed, PolicyStage
 from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
 from pilus_api.identities import (
@@ -82,7 +82,7 @@ class Decisions:
             self.policy.identity(number, labels)
         self.services = ServiceStage(node)
         self.endpoints: dict[str, Endpoint] = {}
-        self.host: Host | None = None  # this node itself, if a policy restricts it
+        self.host: Governed | None = None  # this node itself, if a policy restricts it
         self.labels: dict[str, Labels] = {}
         self.ports: dict[str, frozenset[tuple[str, int, int]]] = {}  # named ones: name, protocol, port
         self.plan: NodePlan | None = None
@@ -328,8 +328,7 @@ class Decisions:
             )
             for key, attachment in self.facts.attachments.items()
         }
-        host = verdicts.get(HOST_KEY)
-        self.host = Host(host.policy, host.ingress_enforced, host.egress_enforced, host.audit) if host else None
+        self.host = verdicts.get(HOST_KEY)
         if self._identities_changed or self.policy.frozen != self._frozen:  # of all tables' the most rows, and seldom another
             self._identities_changed, self._frozen = False, self.policy.frozen
             self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self._known()))
@@ -355,7 +354,7 @@ class Decisions:
                 {
                     "identity": HOST,
                     "policy": self.policy.number(self.host.policy),
-                    "flags": self.host.flags,
+                    "flags": READY | enforced_flags(self.host.ingress_enforced, self.host.egress_enforced),
                     "slot": EVERYTHING,  # whichever of the host's addresses a flow has
                     "audit": self.policy.number(self.host.audit),
                 },
@@ -434,9 +433,8 @@ class Decisions:
         return CIDR_NODES if "nodes" in self.settings.policy_cidr_match_mode else 0
 
     def _guarded(self) -> int:
-        """The host firewall, as enum pilus_setting. It begins when the host's row is in the kernel, and not before: without one the
-        programs let in nobody."""
-        if not self.host_held:
+        """The host firewall, as enum pilus_setting. Settings are written after the host's row, and before that goes."""
+        if self.host is None:
             return 0
         lifelines = self.policy.host.lifelines
         return HOST_FIREWALL | (HOST_PROBES if "kubelet" in lifelines else 0) | (HOST_TUNNEL if "tunnel" in lifelines else 0)

@@ -62,7 +62,6 @@ async def enforce(state: HostState, kernel: Kernel, patience: float) -> str:
         if not await writer.write():
             raise PilusError("; ".join(trouble.message for trouble in troubles.held.values()))
 
-    await settle(0)  # the host's own row; what follows may then say that there is one
     await settle(0)
     async with asyncio.timeout(patience):
         index = await _link(kernel, state.uplink)

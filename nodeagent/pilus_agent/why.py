@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Final
 
-from pilus_agent.desired.addresses import raw
+from pilus_agent.desired.addresses import host_prefix, raw
 from pilus_agent.desired.nodes import CIDR_NODES, LOCAL, NODE, ROUTER
 from pilus_agent.facts import Address, Attachment
 from pilus_agent.judgement import (
@@ -27,7 +27,7 @@ from pilus_agent.wiring import Wiring
 from pilus_api.errors import PilusError
 from pilus_api.identities import FIRST_FIXED, HOST, LAST_OF_CLUSTERS, WORLD, Identity
 from pilus_api.labels import Labels, parse_label
-from pilus_api.protocols import PROTOCOL_NAMES
+from pilus_api.protocols import PROTOCOL_NAMES, UDP
 from pilus_api.rule_numbers import default_deny, rule_number
 from pilus_api.rules import Direction
 
@@ -36,7 +36,6 @@ Item = dict[str, Any]
 _NUMBERS: Final = {name.upper(): number for number, name in PROTOCOL_NAMES.items()}
 _MOST_BACKENDS: Final = 20
 _MOST_REFUSALS: Final = 64
-_UDP: Final = 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +156,18 @@ class Why:
                 outside=self._counts_as_outside(row["flags"]),
                 node=self._node_of(address) if node else "",
             )
-        if self._lookup("pod_ranges", {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)}):
+        if self._lookup("pod_ranges", host_prefix(address)):
             raise PilusError(f"{address} is in a node's pod range, and no pod is known to have it")
         return End(str(address), WORLD, address, outside=True)
 
     def _known(self, address: Address) -> Mapping[str, Any] | None:
         """Its row of ipcache."""
-        where = {"length": 32 + address.max_prefixlen, "family": address.version, "address": raw(address)}
-        return self._lookup("ipcache", where)
+        return self._lookup("ipcache", host_prefix(address))
+
+    def _is_node(self, end: End) -> bool:
+        """By the address that others' tunnels have."""
+        row = self._known(end.address) if end.address else None
+        return row is not None and bool(row["flags"] & NODE)
 
     def _counts_as_outside(self, flags: int) -> bool:
         """Whether address rules of the outside scope mean an address that is known, as bpf/decide.h has it."""
@@ -264,7 +267,7 @@ class Why:
             return {"verdict": "allow", "enforced": False, "reason": "a node is not asked about what stays on it"}
         if direction is Direction.EGRESS and other.local is not None and settings["flags"] & HOST_PROBES:
             return {"verdict": "allow", "enforced": False, "reason": "lifeline kubelet: a node's own stack reaches its pods"}
-        if settings["flags"] & HOST_TUNNEL and (protocol, port) == (_UDP, settings["tunnel_port"]):
+        if settings["flags"] & HOST_TUNNEL and (protocol, port) == (UDP, settings["tunnel_port"]) and self._is_node(other):
             return {"verdict": "allow", "enforced": False, "reason": "lifeline tunnel: what is in its packets is judged"}
         if other.identity is None:
             return {"verdict": "deny", "reason": f"{other.words} has no identity yet"}

@@ -216,13 +216,8 @@ class Wiring:
         self.desired.decide_addresses()
         self.desired.decide_settings(links)
         self.services.settle(self.tables)
-        held = self.desired.host_held
-        written = await self._writer.write()
-        if self.desired.host_held != held:  # the host firewall can begin
-            self.desired.decide_settings(links)
-            written = await self._writer.write() and written
         # Links that can't be made now (the uplink is down) keep nothing else from being enforced.
-        return written and made
+        return await self._writer.write() and made
 
     async def _ensure_links(self) -> bool:
         """Whether they are as planned."""

@@ -38,23 +38,12 @@ class Endpoint:
 
     @property
     def flags(self) -> int:
-        flags = INGRESS_ENFORCED if self.ingress_enforced else 0
-        flags |= EGRESS_ENFORCED if self.egress_enforced else 0
-        return flags | (READY if self.identity is not None else 0)
+        return enforced_flags(self.ingress_enforced, self.egress_enforced) | (READY if self.identity is not None else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """This node itself as wanted in the kernel, where it has a policy. `policy` and `audit` as an Endpoint's."""
-
-    policy: bytes
-    ingress_enforced: bool
-    egress_enforced: bool
-    audit: bytes
-
-    @property
-    def flags(self) -> int:
-        return READY | (INGRESS_ENFORCED if self.ingress_enforced else 0) | (EGRESS_ENFORCED if self.egress_enforced else 0)
+def enforced_flags(ingress: bool, egress: bool) -> int:
+    """enum pilus_endpoint_flag, but for READY."""
+    return (INGRESS_ENFORCED if ingress else 0) | (EGRESS_ENFORCED if egress else 0)
 
 
 def mac(text: str) -> bytes:

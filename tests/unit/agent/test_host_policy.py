@@ -172,6 +172,7 @@ async def test_lifelines(kernel: FakeKernel) -> None:
             ("192.0.2.2", 10250, "TCP", "allow Lifeline kubelet ingress"), ("world", 10250, "TCP", f"deny {refused}"),
             ("192.0.2.2", 2380, "TCP", "allow Lifeline etcd ingress"), ("default/web", 2379, "TCP", f"deny {refused}"),
             ("world", 68, "UDP", "allow Lifeline dhcp ingress"), ("world", 22, "UDP", f"deny {refused}"),
+            ("world", 8472, "UDP", f"deny {refused}"),
         ):  # fmt: skip
             assert why(world, source, "host", port, protocol) == said
         for destination, port, protocol, said in (
