@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from pilus_api.errors import InvalidError
-from pilus_api.settings import KEYS, LIVE, Settings, changed, load
+from pilus_api.settings import KEYS, LIVE, Settings, Written, changed, read, written
 
 _SECONDS = 1.0
 
@@ -34,6 +34,7 @@ class LiveSettings:
         self._path = path
         self._apply = apply
         self._reads = reads
+        self._written: Written | None = None  # as of the last look
         self.settings = settings
         self.waiting: tuple[str, ...] = ()
         self.problem = ""
@@ -46,8 +47,12 @@ class LiveSettings:
 
     async def look(self) -> None:
         """Once: read the file, take over what can be, say what can't."""
+        before, self._written = self._written, None
         try:
-            found = await asyncio.to_thread(load, self._path)
+            self._written = await asyncio.to_thread(written, self._path)
+            if self._written == before:
+                return
+            found = read(self._written, self._path)
         except InvalidError as error:
             if str(error) != self.problem:
                 _log.error("the changed settings are not followed", error=str(error))

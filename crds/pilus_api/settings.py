@@ -41,6 +41,9 @@ def _words(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
+# The text of a file, or of each file of a folder by its name.
+Written = str | dict[str, str]
+
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 NodeWords = Annotated[tuple[Literal["nodes"], ...], BeforeValidator(_words)]
@@ -208,15 +211,30 @@ def parse(held: object) -> Settings:
         raise InvalidError(first["msg"].removeprefix("Value error, "), str(first["loc"][0]) if first["loc"] else "") from error
 
 
-def load(path: Path | str) -> Settings:
-    """Read the settings from a YAML file, or from a folder of one file a key. Raises InvalidError, also for what can't be read."""
+def written(path: Path | str) -> Written:
+    """What stands at a path, as it stands there: to see cheaply whether it is something else than before. Raises InvalidError."""
     path = Path(path)
     try:
         if path.is_dir():
             # Names with a dot are the kubelet's: it changes all files at once by one link.
             files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-            return parse({file.name: file.read_text().strip() for file in files})
-        held = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            return {file.name: file.read_text().strip() for file in files}
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidError(f"the settings can't be read: {error}", str(path)) from error
+
+
+def read(found: Written, path: Path | str) -> Settings:
+    """What that means. Raises InvalidError; `path` is for its words."""
+    if not isinstance(found, str):
+        return parse(found)
+    try:
+        held = yaml.safe_load(found)
+    except yaml.YAMLError as error:
         raise InvalidError(f"the settings can't be read: {error}", str(path)) from error
     return parse({} if held is None else held)
+
+
+def load(path: Path | str) -> Settings:
+    """Read the settings from a YAML file, or from a folder of one file a key. Raises InvalidError, also for what can't be read."""
+    return read(written(path), path)

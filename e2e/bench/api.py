@@ -1,24 +1,41 @@
 """The API server of a lab, spoken to from outside its namespaces.
 
 In: a cluster. Out: a connection on a loop of its own, in a thread that has entered the control plane's network namespace and
-keeps to the other CPUs. kubectl would take 100 ms to start.
+keeps to the other CPUs (kubectl would take 100 ms to start); and one that only sends what is ready, where each millisecond of a
+client library would be counted as Pilus'.
 """
 
 import asyncio
+import json
 import os
+import socket
 import threading
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from bench.clusters import Cluster
 from bench.traffic import other_cpus
-from pilus_api.connection import Connection
+from pilus_api.connection import Connection, read_kubeconfig
 from pilus_lab.probe import within
 
 T = TypeVar("T")
+
+
+def _within(cluster: Cluster, work: Callable[[], T]) -> T:
+    """In the control plane's network namespace, in a thread of its own."""
+    process = cluster.lab.control.orders.first_process()
+    namespace = os.open(Path("/proc") / str(process) / "ns" / "net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return within(namespace, work)
+    finally:
+        os.close(namespace)
 
 
 class Api:
@@ -33,12 +50,9 @@ class Api:
         self._thread = threading.Thread(target=self._run, name="api", daemon=True)
 
     def _run(self) -> None:
-        process = self._cluster.lab.control.orders.first_process()
-        namespace = os.open(Path("/proc") / str(process) / "ns" / "net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            within(namespace, lambda: asyncio.run(self._serve()))
+            _within(self._cluster, lambda: asyncio.run(self._serve()))
         finally:
-            os.close(namespace)
             self._ready.set()
 
     async def _serve(self) -> None:
@@ -69,3 +83,57 @@ class Api:
     def call(self, work: Callable[[Connection], Coroutine[Any, Any, T]], limit: float = 30.0) -> T:
         """Do it, and wait for what it returns."""
         return self.start(work).result(limit)
+
+
+class Wire:
+    """Requests that are ready before they are sent, one after the other. Raises RuntimeError for one that is refused."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        access = read_kubeconfig(cluster.lab.spec.kubeconfigs / "admin")
+        server = urlsplit(access.server)
+        self._connection = HTTPSConnection(server.hostname or "", server.port or 443, context=access.tls, timeout=30)
+
+    def send(self, method: str, path: str, body: bytes | None = None) -> None:
+        self._connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        said = answer.read()
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {said.decode(errors='replace')}")
+
+    @staticmethod
+    def use(cluster: Cluster, work: "Callable[[Wire], T]") -> T:
+        """Do something with one."""
+
+        def run() -> T:
+            made = Wire(cluster)
+            try:
+                return work(made)
+            finally:
+                made._connection.close()
+
+        return _within(cluster, run)
+
+    @contextmanager
+    def heard(self, cluster: Cluster, path: str) -> "Iterator[list[tuple[int, str]]]":
+        """When (time.monotonic_ns) a watcher of a collection that does nothing else heard of what (ADDED, MODIFIED, DELETED)."""
+        found: list[tuple[int, str]] = []
+        other = Wire(cluster)._connection
+        other.timeout = None
+        other.request("GET", f"{path}?watch=1")
+        answer = other.getresponse()
+
+        def listen() -> None:
+            with suppress(OSError, HTTPException, ValueError):
+                while line := answer.readline():
+                    at = time.monotonic_ns()
+                    found.append((at, json.loads(line)["type"]))
+
+        thread = threading.Thread(target=listen, name="watcher", daemon=True)
+        thread.start()
+        try:
+            yield found
+        finally:
+            if other.sock is not None:
+                other.sock.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+            other.close()

@@ -1,10 +1,12 @@
 """How long from the API server being asked for a policy until packets obey it: the kernel's moment, not a status'.
 
-In: a lab, and a stream of numbered datagrams 4,000 times a second between two pods. Out: milliseconds from sending the request to
-the first datagram that was judged by the new policy.
+In: a lab, and a stream of numbered datagrams 2,000 times a second between two pods. Out: milliseconds from sending the request to
+the first datagram that was judged by the new policy; beside them, until a watcher that does nothing else has heard of it.
+
+The cluster may use every CPU: the datagrams need few of any, and all the parts of a cluster act on a policy at once.
 """
 
-import asyncio
+import json
 import math
 import struct
 import time
@@ -13,15 +15,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from bench.api import Api
+from bench.api import Api, Wire
 from bench.bench import Bench
 from bench.clusters import Cluster, cluster
 from bench.figure import Figure, Samples, Weather
 from bench.traffic import MANY, PORT, Traffic, compile_program, line
 from bench.weather import POLICIES, Weathers
-from pilus_api.connection import Connection
 
-RATE = 4000
+RATE = 2000
 PAUSE = 0.25  # s between requests: what is not enforced by then counts as this
 MEDIAN_GOAL, LAST_GOAL = 10.0, 30.0  # ms: p50, and p99
 _REQUEST = 0.1  # s that one takes at most, on the whole
@@ -66,8 +67,8 @@ def moment(pulses: list[tuple[int, bool]], asked: int, answered: bool) -> float:
     return math.inf
 
 
-def changes(bench: Bench, made: Cluster, api: Api, traffic: Traffic, case: int, times: int) -> tuple[list[float], list[float]]:
-    """Milliseconds until closed, and until open again."""
+def changes(bench: Bench, made: Cluster, traffic: Traffic, case: int, times: int) -> dict[bool, tuple[Samples, Samples]]:
+    """Milliseconds until closed (False) and until open again (True), each with those until a watcher had heard of it."""
     _, _, server, path, body = CASES[case]
     seconds = times * 2 * (PAUSE + _REQUEST) + 1.5
     records = bench.folder / f"pulse-{case}"
@@ -75,27 +76,33 @@ def changes(bench: Bench, made: Cluster, api: Api, traffic: Traffic, case: int, 
     process = traffic.start(made.place("client"), "pulse", made.address(server), PORT + MANY, seconds, RATE, records)
     line(process)
 
-    async def all_of_it(connection: Connection) -> None:
-        for _ in range(times):
-            asked.append((time.monotonic_ns(), False))
-            await connection.post(path, body)
-            await asyncio.sleep(PAUSE)
-            asked.append((time.monotonic_ns(), True))
-            await connection.delete(f"{path}/closed")
-            await asyncio.sleep(PAUSE)
+    def all_of_it(wire: Wire) -> list[tuple[int, str]]:
+        ready = json.dumps(body).encode()
+        with wire.heard(made, path) as told:
+            for _ in range(times):
+                asked.append((time.monotonic_ns(), False))
+                wire.send("POST", path, ready)
+                time.sleep(PAUSE)
+                asked.append((time.monotonic_ns(), True))
+                wire.send("DELETE", f"{path}/closed")
+                time.sleep(PAUSE)
+        return told
 
-    api.call(all_of_it, seconds + 30)
+    told = Wire.use(made, all_of_it)
     traffic.finish(process, seconds)
     pulses = read(records)
     records.unlink()
     found: dict[bool, list[float]] = {False: [], True: []}
+    heard: dict[bool, list[float]] = {False: [], True: []}
     for number, (at, answered) in enumerate(asked):
         until = asked[number + 1][0] if number + 1 < len(asked) else pulses[-1][0] + 1
         taken = moment([one for one in pulses if at <= one[0] < until], at, answered)
         if taken == math.inf:
             bench.say(f"request {number} was not enforced within {PAUSE} s")
         found[answered].append(min(taken, PAUSE * 1000))
-    return found[False], found[True]
+        kind = "DELETED" if answered else "ADDED"
+        heard[answered].append((min(when for when, what in told if what == kind and when > at) - at) / 1e6)
+    return {fate: (Samples.of(found[fate]), Samples.of(heard[fate])) for fate in found}
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
@@ -103,6 +110,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     with Traffic(compile_program(bench.folder)) as traffic, cluster("policy") as made, Api(made) as api:
         bench.say("a cluster for policies that come and go")
         made.pods(traffic)
+        made.spread()
         weathers: Weathers | None = None
         for number, (name, weather, *_) in enumerate(CASES):
             bench.say(f"{name}: {times} times closed and opened")
@@ -111,10 +119,16 @@ def measure(bench: Bench) -> Iterator[Figure]:
                 made.lab.control.stop("operator")  # it would take away what it has not written
                 weathers = Weathers(made, api, traffic)
             with weathers.weather(weather, unique=True) if weathers else nullcontext():
-                closed, opened = (Samples.of(held) for held in changes(bench, made, api, traffic, number, times))
-            for what, found in (("API request to enforced", closed), ("API request to open again", opened)):
-                goals = (MEDIAN_GOAL, LAST_GOAL) if found is closed and weather == "quiet" else (None, None)
-                yield Figure(f"{what}, {name}, p50 of {times}", "ms", found.median, weather, found.spread, goal=goals[0],
-                             judged="value")  # fmt: skip
-                yield Figure(f"{what}, {name}, p99 of {times}", "ms", found.last_percent, weather, goal=goals[1], judged="value",
-                             note=f"at most {found.most:.1f} ms")  # fmt: skip
+                samples = changes(bench, made, traffic, number, times)
+            for fate, what in ((False, "API request to enforced"), (True, "API request to open again")):
+                goals = (MEDIAN_GOAL, LAST_GOAL) if weather == "quiet" and not fate else (None, None)
+                yield from figures(f"{what}, {name}", f"of {times}", weather, *samples[fate], goals)
+
+
+def figures(
+    name: str, of: str, weather: Weather, taken: Samples, heard: Samples, goals: tuple[float | None, float | None]
+) -> Iterator[Figure]:
+    until = "until a watcher hears of it"
+    yield Figure(f"{name}, p50 {of}", "ms", taken.median, weather, taken.spread, heard.median, until, goals[0], judged="value")
+    yield Figure(f"{name}, p99 {of}", "ms", taken.last_percent, weather, None, heard.last_percent, until, goals[1], judged="value",
+                 note=f"at most {taken.most:.1f} ms")  # fmt: skip

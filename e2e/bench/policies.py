@@ -1,15 +1,17 @@
 """What policies cost at scale: 1,000 of them by 5,000 identities by 200 endpoints of a node.
 
-In: made-up policies, as clusters have them. Out: milliseconds, in this process; rows and bytes, beside a design with one table for
-each endpoint, with a row for each identity and port (computed from the same compiled policies).
+In: made-up policies, as clusters have them. Out: milliseconds, in this process, of the compiler alone and of all that an agent does
+in a pass; rows and bytes, beside a design with one table for each endpoint, with a row for each identity and port (computed from
+the same compiled policies).
 """
 
 import random
 from collections.abc import Iterator
 
 from bench.bench import Bench
-from bench.compiler import World, by_application, times
+from bench.compiler import World, by_application, milliseconds, times
 from bench.figure import Figure, Samples, measured
+from bench.node import BusyNode
 from pilus_agent.desired.policy.tables import Compiled
 
 IDENTITIES, ENDPOINTS = 5000, 200
@@ -59,3 +61,27 @@ def measure(bench: Bench) -> Iterator[Figure]:
     yield measured(f"{size}: one policy more", "ms", times(put, 50))
     yield Figure(f"{size}: rows of policy", "rows", rows, baseline=alone, of="one table an endpoint, computed")
     yield Figure(f"{size}: memory of policy", "MB", bytes_ / 1e6, baseline=alone_bytes / 1e6, of="one table an endpoint, computed")
+    yield from of_a_pass(bench, size, len(policies))
+
+
+def of_a_pass(bench: Bench, size: str, policies: int) -> Iterator[Figure]:
+    bench.say("the same, all that an agent decides")
+    node = BusyNode(policies, IDENTITIES, ENDPOINTS)
+    yield Figure(f"{size}: first pass", "ms", milliseconds(node.decide))
+
+    def identity(number: int) -> None:
+        node.identity(IDENTITIES + number)
+        node.decide()
+
+    def drop(number: int) -> None:
+        node.policy(number, there=False)
+        node.decide()
+
+    def put(number: int) -> None:
+        node.policy(number)
+        node.decide()
+
+    yield measured(f"{size}: a pass, one identity more", "ms", times(identity, 50))
+    yield measured(f"{size}: a pass, one policy deleted", "ms", times(drop, 50))
+    yield measured(f"{size}: a pass, one policy more", "ms", times(put, 50))
+    yield measured(f"{size}: what is told afterwards", "ms", times(lambda _: node.tell(), 20))

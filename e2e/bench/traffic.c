@@ -22,6 +22,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -362,25 +363,25 @@ static void pulse(const char *to, int port, double seconds, int rate, const char
 
 	must(when && out, path);
 	fcntl(fd, F_SETFL, O_NONBLOCK);
+	/* It sleeps between them and shares its CPU with what it watches: it must be on time, and take little. */
+	setpriority(PRIO_PROCESS, 0, -20);
+	prctl(PR_SET_TIMERSLACK, 1);
 	printf("{\"ready\": 1}\n");
 	fflush(stdout);
 	while (count < most) {
 		unsigned int number = count, back;
 
+		sleep_until(next);
+		while (recv(fd, &back, sizeof(back), 0) == sizeof(back))
+			if (back < count && when[back][1] <= 0) {
+				when[back][1] = now();
+				answered++;
+			}
 		when[count][0] = now();
 		if (send(fd, &number, sizeof(number), 0) < 0)
 			when[count][1] = -1; /* refused by the own stack: an ICMP error came before */
 		count++;
 		next += SECOND / rate;
-		do {
-			while (recv(fd, &back, sizeof(back), 0) == sizeof(back))
-				if (back < count && when[back][1] <= 0) {
-					when[back][1] = now();
-					answered++;
-				}
-			if (next - now() > 60000)
-				sleep_until(now() + 50000);
-		} while (now() < next);
 	}
 	fwrite(when, sizeof(*when), count, out);
 	fclose(out);

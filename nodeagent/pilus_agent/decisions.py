@@ -60,6 +60,9 @@ API_SERVER_SLICE = "default/kubernetes"
 
 INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
+# An endpoint's rows, and what they are of: itself, and the numbers of its policies.
+_Encoded = tuple[tuple[Endpoint, int, int], dict[bytes, bytes]]
+
 # enum pilus_family: the row by which a pod is known by its link.
 _FAMILY_LINK = 0
 # enum pilus_setting
@@ -96,12 +99,16 @@ class Decisions:
         self._nodes_changed = True
         self._ranges_moved = True
         self._services_changed = True
-        self._identities_changed = True
-        self._frozen = False
+        self._identities_moved: set[Identity] = set()
+        self._frozen: bool | None = None
         self._slices_changed: set[str] = set()
         self._relevant = IdentityFilter(settings.labels)
         self._node_filter = NodeFilter(settings.node_labels)
         self._node_identities = NodeIdentities()
+        # By endpoint, what was last made of what: most of them are not what has changed.
+        self._read: dict[str, tuple[tuple[Pod, object], Labels | None]] = {}
+        self._encoded: dict[str, _Encoded] = {}
+        self._located: dict[str, tuple[Attachment, Identity | None]] = {}
 
     # -- facts -----------------------------------------------------------------------------------------------------------
 
@@ -160,7 +167,7 @@ class Decisions:
         if not key.isdigit() or int(key) > LAST_OF_CLUSTERS:  # an object's name takes away nothing that we gave ourselves
             return
         number = Identity(int(key))
-        self._identities_changed = True
+        self._identities_moved.add(number)
         if fact is None:
             self.identities.gone(number)
         else:
@@ -268,7 +275,7 @@ class Decisions:
         for number, meant in fresh.items():
             self.identities.upsert(number, meant)
             self.policy.identity(number, meant)
-        self._identities_changed = self._identities_changed or bool(fresh or gone)
+        self._identities_moved |= fresh.keys() | set(gone)
         return {
             name: NodeNumbers(self._node_identities[plain], self._node_identities[asked]) for name, (plain, asked) in found.items()
         }
@@ -295,9 +302,10 @@ class Decisions:
         self._place_services()
         labels: dict[str, Labels] = {}
         ports: dict[str, frozenset[tuple[str, int, int]]] = {}
+        self._read = {key: held for key, held in self._read.items() if key in self.facts.attachments}
         for key, attachment in self.facts.attachments.items():
             pod = self._pod_of(attachment)
-            found = labels_of(pod, self.facts.namespaces, self._relevant, self.settings.cluster_name) if pod else None
+            found = self._labels_of(key, pod) if pod else None
             # A pod whose object has gone keeps what it was until its DEL comes.
             labels[key] = found or self.labels.get(key) or INIT_LABELS
             ports[key] = pod.ports if pod else self.ports.get(key, frozenset())
@@ -317,22 +325,27 @@ class Decisions:
         }
         verdicts = self.policy.decide(governed, ports, identities)
         self.policy.settle(self.tables)
-        self.endpoints = {
-            key: Endpoint(
-                attachment,
-                identities[key],
-                verdicts[key].policy,
-                verdicts[key].ingress_enforced,
-                verdicts[key].egress_enforced,
-                verdicts[key].audit,
-            )
-            for key, attachment in self.facts.attachments.items()
-        }
+        endpoints: dict[str, Endpoint] = {}
+        for key, attachment in self.facts.attachments.items():
+            by = verdicts[key]
+            now = Endpoint(attachment, identities[key], by.policy, by.ingress_enforced, by.egress_enforced, by.audit)
+            before = self.endpoints.get(key)
+            endpoints[key] = now if before != now or before is None else before  # whoever has read it knows it again
+        self.endpoints = endpoints
         self.host = verdicts.get(HOST_KEY)
-        if self._identities_changed or self.policy.frozen != self._frozen:  # of all tables' the most rows, and seldom another
-            self._identities_changed, self._frozen = False, self.policy.frozen
-            self.tables.want_all("identities", ((number, {"cluster": self.settings.cluster_id}) for number in self._known()))
-        self.tables.want_all("endpoints", self._endpoint_rows())
+        self._want_identities()
+        self.tables.trackers["endpoints"].want_all(self._endpoint_rows())
+
+    def _want_identities(self) -> None:
+        """Of all tables' the most rows, and seldom many others than before."""
+        moved, self._identities_moved = self._identities_moved, set()
+        row = {"cluster": self.settings.cluster_id}
+        if self.policy.frozen != self._frozen or (self.policy.frozen and moved):
+            self._frozen = self.policy.frozen
+            self.tables.want_all("identities", ((number, row) for number in self._known()))
+            return
+        for number in moved:
+            self.tables.want("identities", number, row if number in self.identities.labels else None)
 
     def _known(self) -> Iterable[Identity]:
         """Identities that every policy's rows account for. While a policy stands as it last fitted, no new one: it would get that
@@ -347,42 +360,48 @@ class Decisions:
         pod = self.facts.pods.get(f"{attachment.namespace}/{attachment.pod}")
         return pod if pod is not None and pod.uid == attachment.uid else None
 
-    def _endpoint_rows(self) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    def _labels_of(self, key: str, pod: Pod) -> Labels | None:
+        """As identities.labels_of has it, for what has changed since it was asked last."""
+        of = (pod, self.facts.namespaces.get(pod.namespace))
+        held = self._read.get(key)
+        if held is None or held[0] != of:
+            held = of, labels_of(pod, self.facts.namespaces, self._relevant, self.settings.cluster_name)
+            self._read[key] = held
+        return held[1]
+
+    def _endpoint_rows(self) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
         if self.host is not None:
-            yield (
-                HOST_ROW,
-                {
-                    "identity": HOST,
-                    "policy": self.policy.number(self.host.policy),
-                    "flags": READY | enforced_flags(self.host.ingress_enforced, self.host.egress_enforced),
-                    "slot": EVERYTHING,  # whichever of the host's addresses a flow has
-                    "audit": self.policy.number(self.host.audit),
-                },
-            )
-        for endpoint in self.endpoints.values():
-            attachment = endpoint.attachment
             value = {
-                "ifindex": attachment.ifindex,
-                "identity": endpoint.identity or 0,
-                "policy": self.policy.number(endpoint.policy),
-                "number": attachment.number,
-                "flags": endpoint.flags,
-                "slot": endpoint_slot(attachment.number),
-                "mac": mac(attachment.mac),
-                "gateway_mac": mac(attachment.gateway_mac),
-                "audit": self.policy.number(endpoint.audit),
+                "identity": HOST,
+                "policy": self.policy.number(self.host.policy),
+                "flags": READY | enforced_flags(self.host.ingress_enforced, self.host.egress_enforced),
+                "slot": EVERYTHING,  # whichever of the host's addresses a flow has
+                "audit": self.policy.number(self.host.audit),
             }
-            for address in attachment.addresses:
-                yield {"family": family(address), "address": raw(address)}, value
-            yield {"family": _FAMILY_LINK, "address": attachment.ifindex.to_bytes(4, sys.byteorder).ljust(16, b"\0")}, value
+            found |= self.tables.encode("endpoints", [(HOST_ROW, value)])
+        encoded: dict[str, _Encoded] = {}
+        for key, endpoint in self.endpoints.items():
+            of = (endpoint, self.policy.number(endpoint.policy), self.policy.number(endpoint.audit))
+            held = self._encoded.get(key)
+            if held is None or held[0] != of:
+                held = of, self.tables.encode("endpoints", _rows_of(*of))
+            encoded[key] = held
+            found |= held[1]
+        self._encoded = encoded
+        return found
 
     def decide_addresses(self) -> None:
         keys = set(self.endpoints)
         for key in self.ipcache.origins(Strength.LOCAL_POD) - keys:
             self.ipcache.withdraw((Strength.LOCAL_POD, key))
+        located: dict[str, tuple[Attachment, Identity | None]] = {}
         for key, endpoint in self.endpoints.items():
-            rows = local_rows(endpoint.attachment, endpoint.identity) if endpoint.identity else ()
-            self.ipcache.put((Strength.LOCAL_POD, key), rows)
+            located[key] = endpoint.attachment, endpoint.identity
+            if self._located.get(key) != located[key]:
+                rows = local_rows(endpoint.attachment, endpoint.identity) if endpoint.identity else ()
+                self.ipcache.put((Strength.LOCAL_POD, key), rows)
+        self._located = located
         names = self._slices_changed | (set(self.facts.slices) if self._ranges_moved else set())
         self._ranges_moved = False
         for name in names:
@@ -451,6 +470,24 @@ class Decisions:
         return (_MASQUERADE_IPV4 if held.enable_ipv4 and held.enable_ipv4_masquerade else 0) | (
             _MASQUERADE_IPV6 if held.enable_ipv6 and held.enable_ipv6_masquerade else 0
         )
+
+
+def _rows_of(endpoint: Endpoint, policy: int, audit: int) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    attachment = endpoint.attachment
+    value = {
+        "ifindex": attachment.ifindex,
+        "identity": endpoint.identity or 0,
+        "policy": policy,
+        "number": attachment.number,
+        "flags": endpoint.flags,
+        "slot": endpoint_slot(attachment.number),
+        "mac": mac(attachment.mac),
+        "gateway_mac": mac(attachment.gateway_mac),
+        "audit": audit,
+    }
+    for address in attachment.addresses:
+        yield {"family": family(address), "address": raw(address)}, value
+    yield {"family": _FAMILY_LINK, "address": attachment.ifindex.to_bytes(4, sys.byteorder).ljust(16, b"\0")}, value
 
 
 def _networks(addresses: Iterable[Address]) -> tuple[Network, ...]:

@@ -34,6 +34,7 @@ class HostPolicy:
         self.api_server = api_server
         self._on = settings.enable_host_firewall is not False and settings.enable_policy != "never"
         self._api_ports: frozenset[int] = frozenset()
+        self._drafted: tuple[tuple[object, ...], tuple[Draft, ...]] | None = None  # what the last drafts were made of, and these
         self.labels: Labels | None = None
         self.cut: Mapping[str, str] = {}
 
@@ -68,6 +69,12 @@ class HostPolicy:
         everything = cut.get("all")
         names = self._settings.host_firewall_lifelines
         self.cut = {name: cut.get(name, everything or "") for name in names if name in cut or everything}
+        of = (self.lifelines, self._api_ports)
+        if self._drafted is None or self._drafted[0] != of:
+            self._drafted = of, self._made()
+        return self._drafted[1]
+
+    def _made(self) -> tuple[Draft, ...]:
         tunnel = self._settings.tunnel_port if self._settings.routing_mode == "tunnel" else 0
         urls = frozenset(filter(None, (self.api_server, self._settings.k8s_api_server)))
         around = Surroundings(tunnel, self._api_ports, urls)

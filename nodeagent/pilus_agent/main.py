@@ -79,6 +79,7 @@ class Agent:
         self._health_at = settings.agent_health_serve_addr
         self._serving = False
         self._rules: dict[str, str] = {}
+        self._told: dict[str, tuple[object, ...]] = {}  # what an endpoint's object was last made of, by its path
         self._host_state = HostStateFile(STATE / host_state.NAME)
         self._ranges: tuple[Network, ...] = ()
 
@@ -215,19 +216,21 @@ class Agent:
 
     def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
         node = next(iter(addresses), None)
-        paths: set[str] = set()
+        told: dict[str, tuple[object, ...]] = {}
         pods: dict[str, dict[str, object]] = {}
         for key, endpoint in self.wiring.endpoints.items():
             attachment = endpoint.attachment
             pods[key] = {"namespace": attachment.namespace, "name": attachment.pod, "uid": attachment.uid}
             path = endpoint_path(attachment.namespace, attachment.pod)
-            paths.add(path)
             labels, ports = self.wiring.labels_of(attachment), self.wiring.ports_of(attachment)
-            self._publisher.want(path, cilium_endpoint(endpoint, labels, ports, node, self._node))
+            told[path] = endpoint, labels, ports
+            if self._told.get(path) != told[path]:
+                self._publisher.want(path, cilium_endpoint(endpoint, labels, ports, node, self._node))
+        self._told = told
         # A CiliumEndpoint goes with its pod: the pod owns it.
-        self._publisher.keep(ENDPOINTS_PATH, paths)
-        told = self.wiring.policy.acknowledgements(self.wiring.unwritten, pods)
-        status = node_status(self._node, uid, self.version, True, told)
+        self._publisher.keep(ENDPOINTS_PATH, told.keys())
+        acknowledged = self.wiring.policy.acknowledgements(self.wiring.unwritten, pods)
+        status = node_status(self._node, uid, self.version, True, acknowledged)
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 
 

@@ -2,6 +2,8 @@
 
 In: objects as they were written, namespaces, address groups. Out: policies by the name of the object they come from, with modes,
 and what of them is wrong or not in force. What makes no sense leaves what it meant before in force. Never: who is governed.
+
+One object that changes costs one object, unless some policy demands something of others' peers (fromRequires): then all of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +30,7 @@ _HOSTS = "pilus/hosts"
 
 class PolicyObjects:
     """`held` are the objects as they were written last, by kind and key; `policies` what those mean that make sense, as of the last
-    `resolve`. `changed`: that is behind."""
+    `resolve`."""
 
     def __init__(self, settings: Settings, host: HostPolicy) -> None:
         self._settings = settings
@@ -36,10 +38,15 @@ class PolicyObjects:
         self.held: dict[str, PolicyObject] = {}
         self.policies: dict[str, list[Policy]] = {}
         self.unenforced: dict[str, tuple[str, ...]] = {}  # fields that are not in force
-        self.changed = True
+        self._marks: frozenset[tuple[str, int]] | None = None
+        self._stale = {_HOSTS}  # what is to be put together anew
         self._accepted: dict[str, PolicyObject] = {}  # those whose drafts are in force: what is said later may make no sense
         self._drafts: dict[str, tuple[Draft, ...]] = {}
+        self._host_drafts: tuple[Draft, ...] = ()
         self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
+        self._about_nodes: set[str] = set()
+        self._demanding: set[str] = set()
+        self._demanded = False  # whether anything was, at the last `resolve`
         self._errors: dict[str, str] = {}
         self._namespaces: dict[str, str] = {}  # what they say of the mode of their policies
         self._modes: dict[str, tuple[Mode, str]] = {}
@@ -59,13 +66,17 @@ class PolicyObjects:
             return
         name = f"{kind}/{key}"
         if fact is None:
-            for held in (self.held, self._accepted, self._drafts, self._spoken, self._errors, self.unenforced):
+            for held in (self.held, self._accepted, self._drafts, self._spoken, self._errors):
                 held.pop(name, None)
-            self.changed = True
+            self._about_nodes.discard(name)
+            self._demanding.discard(name)
+            self._marks = None
+            self._stale.add(name)
             return
         if self.held.get(name) == fact:
             return
         self.held[name] = fact
+        self._marks = None
         try:
             nodes, cluster = self._settings.enable_node_selector_labels, self._settings.cluster_name
             drafts = drafts_of(_typed(kind, fact.raw), cluster=cluster, nodes=nodes, hosts=self._host.enabled)
@@ -80,7 +91,9 @@ class PolicyObjects:
             self._spoken[name] = spoken
         else:
             self._spoken.pop(name, None)
-        self.changed = True
+        _mark(self._about_nodes, name, any(draft.policy.host for draft in drafts))
+        _mark(self._demanding, name, any(draft.demands for draft in drafts))
+        self._stale.add(name)
 
     def namespace(self, name: str, mode: str) -> None:
         """What a namespace says of the mode of its policies, "" for nothing."""
@@ -90,7 +103,7 @@ class PolicyObjects:
             self._namespaces[name] = mode
         else:
             del self._namespaces[name]
-        self.changed = True
+        self._stale.update(each for each, held in self._accepted.items() if _namespace(held) == name)
 
     def group(self, name: GroupName, members: tuple[Network, ...] | None) -> None:
         """The addresses of an AddressGroup now; None: there is none of that name."""
@@ -100,7 +113,12 @@ class PolicyObjects:
             del self._groups[name]
         else:
             self._groups[name] = members
-        self.changed = True
+        self._stale.add(_HOSTS)
+        self._stale.update(each for each, spoken in self._spoken.items() if name in spoken)
+
+    def host_moved(self) -> None:
+        """What holds on every node that has a policy may be something else now."""
+        self._stale.add(_HOSTS)
 
     def place_services(self, meant: Callable[[Services], tuple[Network, ...] | None]) -> None:
         """Ask anew for the addresses behind the Services that policies speak of."""
@@ -111,35 +129,70 @@ class PolicyObjects:
 
     # -- together ----------------------------------------------------------------------------------------------------------
 
-    def resolve(self) -> None:
-        """Put together what all of them say now."""
-        self.changed = False
-        self._modes = {name: self._mode(held) for name, held in self._accepted.items()}
-        drafted = {**self._drafts, _HOSTS: self._host.drafts(self._cut())}
-        names = {_key(draft.policy.origin): name for name, drafts in drafted.items() for draft in drafts}
-        self.policies = {}
-        for policy in resolve((draft for drafts in drafted.values() for draft in drafts), self._groups):
-            name = names[_key(policy.origin)]
-            self.policies.setdefault(name, []).append(replace(policy, audit=True) if self.audited(name) else policy)
-        for name, policies in self.policies.items():
+    def resolve(self) -> set[str]:
+        """Put together what all of them say now. Returns the names of those that mean something else than before, and of those that
+        have gone."""
+        if not self._stale:
+            return set()
+        stale, self._stale = self._stale, set()
+        for name in stale:
+            if name in self._accepted:
+                self._modes[name] = self._mode(self._accepted[name])
+            else:
+                self._modes.pop(name, None)
+        # What cuts a lifeline, and whether it is enforced, may be any policy's doing.
+        hosts = self._host.drafts(self._cut())
+        if hosts != self._host_drafts:
+            self._host_drafts = hosts
+            stale.add(_HOSTS)
+        drafted = {**self._drafts, _HOSTS: hosts}
+        if self._demanding or self._demanded:
+            self._demanded = bool(self._demanding)
+            stale |= drafted.keys()
+        return {name for name, policies in self._together(stale, drafted).items() if self._mean(name, policies)}
+
+    def _together(self, names: set[str], drafted: Mapping[str, tuple[Draft, ...]]) -> dict[str, list[Policy]]:
+        held = {name: drafted[name] for name in names & drafted.keys()}
+        origins = {_key(draft.policy.origin): name for name, drafts in held.items() for draft in drafts}
+        found: dict[str, list[Policy]] = {name: [] for name in names}
+        for policy in resolve((draft for drafts in held.values() for draft in drafts), self._groups):
+            name = origins[_key(policy.origin)]
+            found[name].append(replace(policy, audit=True) if self.audited(name) else policy)
+        return found
+
+    def _mean(self, name: str, policies: list[Policy]) -> bool:
+        """Whether that is something new."""
+        if policies == self.policies.get(name, []):
+            return False
+        if policies:
             fields = [field for policy in policies for field in policy.unenforced]
             fields += [field for policy in policies for rule in policy.rules for field in rule.unenforced]
-            self.unenforced[name] = tuple(dict.fromkeys(fields))
+            self.policies[name], self.unenforced[name] = policies, tuple(dict.fromkeys(fields))
+        else:
+            del self.policies[name], self.unenforced[name]
+        return True
 
     def _cut(self) -> dict[str, str]:
         """The lifelines that policies cut which are enforced on this node, each with one of these."""
         found: dict[str, str] = {}
-        for name, drafts in self._drafts.items():
+        for name in sorted(self._about_nodes):
+            drafts = self._drafts[name]
             if not self.audited(name) and self._host.governed_by(draft.policy for draft in drafts):
                 cut, _ = cut_by(self._accepted[name].raw)
                 found |= dict.fromkeys(sorted(cut - found.keys()), str(replace(drafts[0].policy.origin, path="")))
         return found
 
     def _mode(self, held: PolicyObject) -> tuple[Mode, str]:
-        namespace = self._namespaces.get(held.raw["metadata"].get("namespace", ""), "")
-        return mode_of(held.raw, namespace, self._settings.policy_audit_mode)
+        return mode_of(held.raw, self._namespaces.get(_namespace(held), ""), self._settings.policy_audit_mode)
 
     # -- looking -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def marks(self) -> frozenset[tuple[str, int]]:
+        """Uid and generation of every object that there is."""
+        if self._marks is None:
+            self._marks = frozenset((held.uid, held.generation) for held in self.held.values())
+        return self._marks
 
     def audited(self, name: str) -> bool:
         return self._modes.get(name, (Mode.ENFORCE, ""))[0] is Mode.AUDIT
@@ -161,11 +214,21 @@ class PolicyObjects:
 
     def about_nodes(self) -> dict[str, PolicyObject]:
         """Those that speak of nodes, this one or others, by kind and key."""
-        about = (name for name, drafts in self._drafts.items() if any(draft.policy.host for draft in drafts))
-        return {name: self._accepted[name] for name in sorted(about)}
+        return {name: self._accepted[name] for name in sorted(self._about_nodes)}
 
     def cidr_groups(self) -> dict[str, tuple[Network, ...]]:
         return {name.name: held for name, held in self._groups.items() if isinstance(name, CidrGroup)}
+
+
+def _mark(names: set[str], name: str, wanted: bool) -> None:
+    if wanted:
+        names.add(name)
+    else:
+        names.discard(name)
+
+
+def _namespace(held: PolicyObject) -> str:
+    return str(held.raw["metadata"].get("namespace", ""))
 
 
 def _key(origin: Origin) -> tuple[str, str, str]:

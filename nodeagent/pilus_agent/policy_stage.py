@@ -76,14 +76,13 @@ class PolicyStage:
         self._rows = PolicyRows()
         self.host = HostPolicy(settings, api_server)
         self.objects = PolicyObjects(settings, self.host)
-        self._sources: set[str] = set()
         self._good: dict[str, PolicyName] = {}
         self._kept: dict[PolicyName, CompiledPolicy] = {}
         self._compiled = Compiled({}, {}, {})
         self._governed: dict[str, Governed] = {}
         self._pod_ranges: frozenset[Network] = frozenset()
         self._ranges = PodRanges()
-        self._notes: dict[str, tuple[str, ...]] = {}  # of those that have been asked for since anything changed
+        self._notes: dict[str, tuple[str, ...]] = {}  # of those that have been asked for since they changed
         self._labels: dict[Identity, Labels] = {}
         self._ports: dict[Identity, NamedPorts] = {}
         self._here: set[Identity] = set()  # who has named ports on this node
@@ -91,6 +90,8 @@ class PolicyStage:
         self._slices: dict[Identity, set[str]] = {}  # those that tell of an identity's ports
         self._renamed: set[Identity] = set()
         self._endpoints: dict[str, Labels] = {}
+        self._endpoint_ports: dict[str, Ports] = {}
+        self._texts: dict[PolicyName, tuple[int, Mapping[str, str]]] = {}  # of rules, as of a policy's number
         self._deciding: frozenset[tuple[str, int]] = frozenset()
         self._realised: frozenset[tuple[str, int]] = frozenset()
         for number, labels in RESERVED.items():
@@ -102,7 +103,8 @@ class PolicyStage:
 
     def place_host(self, labels: Labels | None, api_ports: frozenset[int]) -> None:
         """This node's Node object's labels, None as long as nobody has told of it; the ports that API servers listen on."""
-        self.objects.changed |= self.host.place(labels, api_ports)
+        if self.host.place(labels, api_ports):
+            self.objects.host_moved()
 
     def pod_ranges(self, ranges: Iterable[Network]) -> None:
         """Those of every node. They decide nothing here: a policy that seems to mean them by address is noted."""
@@ -151,10 +153,8 @@ class PolicyStage:
     ) -> dict[str, Governed]:
         """Who is governed by what, this node itself (HOST) if anything restricts it. `endpoints` are this node's pods, with the
         labels of their identities."""
-        if self.objects.changed:
-            self.objects.resolve()
-            self._put_policies()
-        self._deciding = frozenset((held.uid, held.generation) for held in self.objects.held.values())
+        self._put_policies(self.objects.resolve())
+        self._deciding = self.objects.marks
         self._put_endpoints(endpoints, ports, numbers)
         self._compiled = self._compiler.compiled()
         self._governed = {key: self._of(key) for key in endpoints}
@@ -167,14 +167,11 @@ class PolicyStage:
         self._good = {key: PolicyName(held.policy) for key, held in self._governed.items() if held.policy not in (b"", floor)}
         return self._governed
 
-    def _put_policies(self) -> None:
-        self._notes = {}
-        wanted = {} if self._settings.enable_policy == "never" else self.objects.policies
-        for name in self._sources - wanted.keys():
-            self._compiler.drop_policies(name)
-        self._sources = set(wanted)
-        for name, policies in wanted.items():
-            self._compiler.put_policies(name, policies)
+    def _put_policies(self, moved: Iterable[str]) -> None:
+        for name in moved:
+            self._notes.pop(name, None)
+            if self._settings.enable_policy != "never":
+                self._compiler.put_policies(name, self.objects.policies.get(name, ()))
 
     def _put_endpoints(
         self, endpoints: Mapping[str, Labels], ports: Mapping[str, Ports], numbers: Mapping[str, Identity | None]
@@ -183,7 +180,8 @@ class PolicyStage:
             self._compiler.drop_endpoint(key)
         called: dict[Identity, set[tuple[str, int, int]]] = {}
         for key, labels in endpoints.items():
-            self._compiler.put_endpoint(key, Endpoint(labels, _named(ports[key])))
+            if self._endpoints.get(key) != labels or self._endpoint_ports.get(key) != ports[key]:
+                self._compiler.put_endpoint(key, Endpoint(labels, _named(ports[key])))
             number = numbers[key]
             if number is not None and ports[key]:
                 called.setdefault(number, set()).update(ports[key])
@@ -192,7 +190,7 @@ class PolicyStage:
                 self._compiler.drop_endpoint(key)
             else:
                 self._compiler.put_endpoint(key, host)
-        self._endpoints = dict(endpoints)
+        self._endpoints, self._endpoint_ports = dict(endpoints), dict(ports)
         for number in self._here | called.keys() | self._renamed:
             far = (self._elsewhere[name][number] for name in self._slices.get(number, ()))
             now = _named(called.get(number, set()).union(*far))
@@ -240,7 +238,12 @@ class PolicyStage:
 
     def rules(self) -> dict[str, str]:
         """What pilus_api.rule_numbers calls a rule -> the rule's text, for whoever reads events."""
-        return {number: text for policy in self._kept.values() for number, text in self.rules_of(policy).items()}
+        texts: dict[PolicyName, tuple[int, Mapping[str, str]]] = {}
+        for name, policy in self._kept.items():
+            number, known = self._rows.number_of(name), self._texts.get(name)
+            texts[name] = known if known is not None and known[0] == number else (number, self.rules_of(policy))
+        self._texts = texts
+        return {number: text for _, held in texts.values() for number, text in held.items()}
 
     def rules_of(self, policy: CompiledPolicy) -> dict[str, str]:
         number = self._rows.number_of(policy.name)
@@ -287,12 +290,12 @@ class PolicyStage:
 
     def _selected(self, name: str) -> int:
         """How many pods of this node it governs, and the node itself."""
-        return len(self._governed_by(name)) + self.host.governed_by(self.objects.policies.get(name, ()))
+        policies = self.objects.policies.get(name, ())
+        return self._compiler.governed(policies).bit_count() + self.host.governed_by(policies)
 
     def _governed_by(self, name: str) -> list[str]:
         """The pods, by the keys of their endpoints."""
-        policies = self.objects.policies.get(name, ())
-        return sorted(key for key, labels in self._endpoints.items() if _governs(policies, labels))
+        return sorted(self._compiler.endpoints(self._compiler.governed(self.objects.policies.get(name, ()))))
 
     def realised(self) -> None:
         """What was last decided stands in the kernel."""
@@ -357,10 +360,6 @@ class PolicyStage:
             classes = _classes(policy, direction, identities) if policy and enforced else []
             answer[direction.name.lower()] = {"enforced": enforced, "classes": classes}
         return answer
-
-
-def _governs(policies: Iterable[Policy], pod: Labels) -> bool:
-    return any(not policy.host and policy.subject.matches(pod) for policy in policies)
 
 
 def _named(ports: Ports | set[tuple[str, int, int]]) -> dict[str, frozenset[tuple[int, int]]]:

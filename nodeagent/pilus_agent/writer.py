@@ -84,7 +84,7 @@ class Writer:
             rows = _old_rows_first(tracker.updates, tracker.held)
             self._note_raised(table, rows, rows)
             try:
-                tracker.wrote(await self._kernel.call(self._kernel.write, table, rows))
+                tracker.wrote(await self._kernel.change(len(rows), self._kernel.write, table, rows))
             except KernelError as error:
                 failed.add(table)
                 self._troubles.report(table, f"the table {table} can't be written: {error}; what was enforced stays so")
@@ -145,7 +145,7 @@ class Writer:
             return
         self._note_raised(table, keys, {})
         try:
-            await self._kernel.call(self._kernel.remove, table, keys)
+            await self._kernel.change(len(keys), self._kernel.remove, table, keys)
             self._tables.trackers[table].removed(keys)
         except KernelError as error:
             failed.add(table)
@@ -184,7 +184,7 @@ class Writer:
         if not slots:
             return True
         try:
-            await self._kernel.call(self._kernel.raise_generations, slots)
+            await self._kernel.change(len(slots), self._kernel.raise_generations, slots)
         except KernelError as error:
             self._troubles.report("generation", f"open connections can't be made to decide anew: {error}")
             return False

@@ -290,6 +290,13 @@ class Load(threading.Thread):
                 self.packets += len(self._never) + len(self._changing)
         self.seconds = time.monotonic() - started
 
+    async def judged(self) -> None:
+        """A few more packets."""
+        packets = self.packets
+        async with asyncio.timeout(10):
+            while self.packets < packets + 20:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
     def finish(self) -> None:
         self._stop_now.set()
         self.join(10)
@@ -298,11 +305,12 @@ class Load(threading.Thread):
 
 
 class FlatKernel(LiveKernel):
-    """Writes as the product does: in batches, in a thread of its own."""
+    """Writes as the product does: in batches, few rows at once, many in a thread of its own."""
 
     def __init__(self, datapath: Datapath) -> None:
         super().__init__(datapath)
         self._real = Kernel(datapath)
+        self.few = Kernel.few
 
     async def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._real.call(function, *args, **kwargs)
@@ -330,13 +338,11 @@ async def test_a_policy_that_changes_under_load_is_the_old_or_the_new(datapath: 
         load = Load(prober, never, (one, other))
         load.start()
         try:
+            await load.judged()
             for turn in range(1, turns + 1):
                 made.wiring.put("cnp", "default/a", policy("a", specs[turn % 2], turn + 1))
                 await made.realise()
-                packets = load.packets
-                async with asyncio.timeout(10):
-                    while load.packets < packets + 20:  # noqa: ASYNC110  # a few under each of the two
-                        await asyncio.sleep(0.001)
+                await load.judged()
                 assert load.last == {one: turn % 2 == 0, other: turn % 2 == 1}
         finally:
             load.finish()

@@ -1,4 +1,4 @@
-"""The kernel's tables, and every blocking call on them, in one thread of their own.
+"""The kernel's tables and links: what takes long in one thread of its own, a few rows at once.
 
 In: rows as bytes. Out: what was written, or why not. Nothing else in the agent touches a map.
 """
@@ -16,10 +16,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BATCH = 4096
+# Rows that are written where they are decided: some microseconds each, less than another thread's turn costs, which on a busy
+# machine is a millisecond a table, and longer while the thread looks at links.
+_FEW = 64
 
 
 class Kernel:
-    """Use `call` for anything that blocks: it runs in the one thread, in order."""
+    """Use `call` for anything that blocks: it runs in the one thread, in order. `few`: so many rows do not."""
+
+    few = _FEW
 
     def __init__(self, datapath: Datapath, ledger: Ledger | None = None) -> None:
         self.datapath = datapath
@@ -29,6 +34,13 @@ class Kernel:
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    async def change(self, rows: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`function` changes so many rows of a table. Whoever changes tables does one thing after the other: nothing else keeps
+        what is done here apart from what the thread does."""
+        if rows <= self.few:
+            return function(*args, **kwargs)
+        return await self.call(function, *args, **kwargs)
 
     def netlink(self) -> Netlink:
         """Only inside `call`: a socket belongs to the thread that made it."""

@@ -140,6 +140,10 @@ class SelectorIndex(Generic[Member]):
         found = (self._member[number] for number in bits_of(bits))
         return [member for member in found if member is not None]
 
+    def bit(self, member: Member) -> int:
+        """The set of this one alone; of nobody for one that is not there."""
+        return 1 << self._bit[member] if member in self._bit else 0
+
     def member(self, number: int) -> Member:
         """Who has this bit. Raises LookupError when nobody has."""
         found = self._member[number]

@@ -230,6 +230,7 @@ class FakeKernel(Kernel):
         self.wait: dict[str, asyncio.Event] = {}
         self.waiting: set[str] = set()
         self.lives: int | None = None
+        self.few = 0  # so that something else may happen between any two writes
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if function == self.write and str(args[0]) in self.wait:

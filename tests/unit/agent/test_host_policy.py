@@ -150,6 +150,8 @@ async def test_policies_about_pods_are_none_about_nodes(kernel: FakeKernel) -> N
         await world.realise()
         assert host_row(world) is None
         assert (world.endpoint("10.0.1.11") or {})["flags"] == 2 | 4
+        (told,) = world.wiring.policy.acknowledgements("")
+        assert told["selected"] == 2  # the pods of this node
         world.wiring.put("ccnp", "all", None)
         world.wiring.put("ccnp", "nodes", about_nodes("nodes", {"ingress": [WORLD_TO_80], "egress": [{}]}))
         await world.realise()
@@ -208,6 +210,17 @@ async def test_a_policy_cuts_lifelines_only_by_saying_so(kernel: FakeKernel) -> 
             assert why(world, "world", "host", 22) == "allow Lifeline ssh ingress"
         told = {one["uid"]: one["unenforced"] for one in world.wiring.policy.acknowledgements("")}
         assert told["uid-a"] == ["annotation pilus.io/cut-lifelines names 'everything', which is no lifeline"]
+
+
+async def test_a_lifeline_is_cut_while_the_node_has_the_labels(kernel: FakeKernel) -> None:
+    """The policy that cuts it stays as it is: what changes is the node."""
+    spec = {"ingress": [WORLD_TO_80]}
+    world = guarded(kernel, about_nodes("all", spec), about_nodes("edge", spec, {"role": "edge"}, {CUT_ANNOTATION: "ssh"}))
+    async with world.running():
+        for role, said in (("inner", "allow Lifeline ssh ingress"), ("edge", "deny default deny of"), ("inner", "allow Lifeline")):
+            world.wiring.put("nodelabels", "n1", (("role", role),))
+            await world.realise()
+            assert why(world, "world", "host", 22).startswith(said)
 
 
 async def test_audit(kernel: FakeKernel) -> None:

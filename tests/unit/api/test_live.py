@@ -83,3 +83,16 @@ async def test_a_key_that_a_process_does_not_read_is_nothing_to_it(mounted: Moun
 def test_the_lists_name_keys_that_there_are() -> None:
     assert set(KEYS) >= LIVE
     assert set(KEYS) >= OPERATOR
+
+
+async def test_a_file_that_is_away_for_a_moment_is_no_trouble_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("debug: false\n")
+    live = LiveSettings(path, load(path), lambda _: None)
+    await live.look()
+    path.rename(tmp_path / "away")
+    await live.look()
+    assert "can't be read" in live.problem
+    (tmp_path / "away").rename(path)
+    await live.look()
+    assert live.problem == ""

@@ -72,6 +72,7 @@ class PolicyCompiler:
         self._named_ports: dict[Identity, NamedPorts] = {}
         self._subjects: SelectorIndex[str] = SelectorIndex()
         self._endpoints: dict[str, Endpoint] = {}
+        self._hosts: set[str] = set()  # of the endpoints those that are no pods
         self._sources: dict[str, tuple[Policy, ...]] = {}
         self._digests: dict[str, tuple[bytes, ...]] = {}
         # By subject and content: one policy object may come from two sources, so how often is counted.
@@ -141,11 +142,16 @@ class PolicyCompiler:
             self._endpoints[name] = endpoint
             self._subjects.put(name, endpoint.labels)
             self._changed_endpoints.add(name)
+            if endpoint.host:
+                self._hosts.add(name)
+            else:
+                self._hosts.discard(name)
 
     def drop_endpoint(self, name: str) -> None:
         if self._endpoints.pop(name, None) is not None:
             self._subjects.remove(name)
             self._changed_endpoints.add(name)
+            self._hosts.discard(name)
 
     def compiled(self) -> Compiled:
         """All that follows from what is known now."""
@@ -157,6 +163,22 @@ class PolicyCompiler:
         too_large = {name: found for name, found in self._published.items() if isinstance(found, TooLarge)}
         endpoints = {name: self._endpoint_policy(name) for name in self._endpoints}
         return Compiled(endpoints, compiled, too_large)
+
+    def governed(self, policies: Iterable[Policy]) -> int:
+        """The endpoints that are pods which any of these governs, in force or not, as a set that `endpoints` reads."""
+        found = 0
+        for policy in policies:
+            if policy.host:
+                continue
+            found |= self._subjects.select(policy.subject)
+            if policy.subject not in self._by_subject:
+                self._subjects.forget(policy.subject)
+        for name in self._hosts:
+            found &= ~self._subjects.bit(name)
+        return found
+
+    def endpoints(self, governed: int) -> list[str]:
+        return self._subjects.members(governed)
 
     def _note(self, identity: Identity) -> None:
         self._changed_identities.setdefault(identity, set()).update(self._identities.selectors_of(identity))
