@@ -92,9 +92,10 @@ class Wire:
         access = read_kubeconfig(cluster.lab.spec.kubeconfigs / "admin")
         server = urlsplit(access.server)
         self._connection = HTTPSConnection(server.hostname or "", server.port or 443, context=access.tls, timeout=30)
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {access.token}"} if access.token else {})
 
     def send(self, method: str, path: str, body: bytes | None = None) -> None:
-        self._connection.request(method, path, body, {"Content-Type": "application/json"})
+        self._connection.request(method, path, body, self._headers)
         answer = self._connection.getresponse()
         said = answer.read()
         if answer.status >= 400:
@@ -119,7 +120,7 @@ class Wire:
         found: list[tuple[int, str]] = []
         other = Wire(cluster)._connection
         other.timeout = None
-        other.request("GET", f"{path}?watch=1")
+        other.request("GET", f"{path}?watch=1&resourceVersion=0", headers=self._headers)
         answer = other.getresponse()
 
         def listen() -> None:
