@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what is needed and run every test: unit, property, packet and kernel tests, and beside them the scenarios in the lab,
-# which wait more than they work. Arguments go to pytest, which then runs these alone (tests/run.sh tests/unit -k labels).
-# Coverage is measured and shown at the end.
+# which wait more than they work. Arguments go to pytest, which then runs these alone (tests/run.sh tests/unit -k labels); a folder
+# or files in PILUS_BESIDE run beside them. Coverage is measured and shown at the end, unless PILUS_COVERAGE is 0.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -19,16 +19,23 @@ exec flock --close "$lock" unshare --mount --propagation private -- bash -c '
 	mount -t bpf bpf /sys/fs/bpf
 	rm -f .coverage .coverage.*
 	status=0
-	if [ $# -gt 0 ]; then
-		.venv/bin/coverage run -m pytest "$@" || status=$?
+	python=(.venv/bin/coverage run)
+	if [ "${PILUS_COVERAGE:-}" = 0 ]; then python=(.venv/bin/python); fi
+	if [ $# -eq 0 ]; then
+		PILUS_BESIDE=tests
+		set -- e2e/scenarios
+	fi
+	if [ -z "${PILUS_BESIDE:-}" ]; then
+		"${python[@]}" -m pytest "$@" || status=$?
 	else
 		beside=$(mktemp)
-		.venv/bin/coverage run -m pytest -p no:cacheprovider tests >"$beside" 2>&1 &
+		# Words: files have no spaces in their names.
+		"${python[@]}" -m pytest -p no:cacheprovider $PILUS_BESIDE >"$beside" 2>&1 &
 		tests=$!
 		trap "kill $tests 2>/dev/null || true; rm -f $beside" EXIT
-		.venv/bin/coverage run -m pytest -p no:cacheprovider e2e/scenarios || status=$?
+		"${python[@]}" -m pytest -p no:cacheprovider "$@" || status=$?
 		wait "$tests" || status=$?
-		printf "\n== unit, property, packet and kernel tests, which ran beside the scenarios\n"
+		printf "\n== beside them: %s\n" "$PILUS_BESIDE"
 		cat "$beside"
 	fi
 	.venv/bin/coverage combine -q 2>/dev/null || true
