@@ -94,7 +94,7 @@ def changes(bench: Bench, made: Cluster, traffic: Traffic, case: int, times: int
         taken: dict[bool, list[float]] = {False: [], True: []}
         for at, fate in asked:
             kind = "DELETED" if fate else "ADDED"
-            taken[fate].append((min(when for when, what in told if what == kind and when > at) - at) / 1e6)
+            taken[fate].append((min((when for when, what in told if what == kind and when > at), default=math.inf) - at) / 1e6)
         return {fate: Samples.of(found) for fate, found in taken.items()}
 
     asked = Wire.use(made, lambda wire: turns(wire, times))

@@ -1,7 +1,8 @@
 """All that an agent decides in a pass, at scale: its facts, without watches and without a kernel.
 
 In: as many policies, identities and endpoints as the compiler is given alone (bench.policies). Out: a node whose facts can change
-one by one, and a pass, which ends where rows would be written.
+one by one, and a pass, which ends where rows would be written (whose flows decide anew is found out there). Not in it: what the
+API and the observer are told is made, not written.
 """
 
 import random
@@ -12,6 +13,7 @@ from bench.compiler import APPS, NAMESPACES
 from bench.kernel import ROOT
 from pilus_agent.attachments import key_of
 from pilus_agent.datapath.loader import describe
+from pilus_agent.datapath.node import NodeLinks
 from pilus_agent.decisions import Decisions
 from pilus_agent.desired.identities import labels_of
 from pilus_agent.facts import AllocatedIdentity, Attachment, Namespace, Node, Pod
@@ -22,6 +24,7 @@ from pilus_api.labels import IdentityFilter
 from pilus_api.settings import Settings
 
 NAME = "n1"
+LINKS = NodeLinks(uplink_ifindex=2, uplink_mtu=1500, router_ifindex=3, tunnel_ifindex=4, pod_mtu=1450)
 OWN = Node(NAME, (ip_address("192.0.2.1"),), (), (ip_network("10.0.0.0/22"),))
 
 
@@ -90,6 +93,8 @@ class BusyNode:
         self.desired.decide_nodes()
         self.desired.decide_endpoints()
         self.desired.decide_addresses()
+        self.desired.decide_settings(LINKS)
+        self.desired.services.settle(self.desired.tables)
         for tracker in self.desired.tables.trackers.values():
             tracker.wrote(dict(tracker.updates))
             tracker.removed(list(tracker.deletes))

@@ -84,4 +84,11 @@ def of_a_pass(bench: Bench, size: str, policies: int) -> Iterator[Figure]:
     yield measured(f"{size}: a pass, one identity more", "ms", times(identity, 50))
     yield measured(f"{size}: a pass, one policy deleted", "ms", times(drop, 50))
     yield measured(f"{size}: a pass, one policy more", "ms", times(put, 50))
-    yield measured(f"{size}: what is told afterwards", "ms", times(lambda _: node.tell(), 20))
+
+    def told(number: int) -> float:
+        """After a policy that has changed, and the pass for it."""
+        node.policy(number, there=number % 2 == 1)
+        node.decide()
+        return milliseconds(node.tell)
+
+    yield measured(f"{size}: what is told afterwards", "ms", Samples.of(told(number // 2) for number in range(40)))

@@ -354,6 +354,20 @@ static void load(const char *to, int port, double seconds, int number, int rate)
 	       answered, resets, stall, worst_at, skipped);
 }
 
+/* How many have come since the last look, of `count` that went. */
+static long answers(int fd, ns_t (*when)[2], long count)
+{
+	unsigned int back;
+	long found = 0;
+
+	while (recv(fd, &back, sizeof(back), 0) == sizeof(back))
+		if (back < count && when[back][1] <= 0) {
+			when[back][1] = now();
+			found++;
+		}
+	return found;
+}
+
 static void pulse(const char *to, int port, double seconds, int rate, const char *path)
 {
 	int fd = connected(to, port, SOCK_DGRAM);
@@ -369,20 +383,18 @@ static void pulse(const char *to, int port, double seconds, int rate, const char
 	printf("{\"ready\": 1}\n");
 	fflush(stdout);
 	while (count < most) {
-		unsigned int number = count, back;
+		unsigned int number = count;
 
 		sleep_until(next);
-		while (recv(fd, &back, sizeof(back), 0) == sizeof(back))
-			if (back < count && when[back][1] <= 0) {
-				when[back][1] = now();
-				answered++;
-			}
+		answered += answers(fd, when, count);
 		when[count][0] = now();
 		if (send(fd, &number, sizeof(number), 0) < 0)
 			when[count][1] = -1; /* refused by the own stack: an ICMP error came before */
 		count++;
 		next += SECOND / rate;
 	}
+	sleep_until(next); /* the last ones' answers */
+	answered += answers(fd, when, count);
 	fwrite(when, sizeof(*when), count, out);
 	fclose(out);
 	printf("{\"sent\": %ld, \"answered\": %ld}\n", count, answered);

@@ -5,7 +5,6 @@ told: no kernel, no loop, no clock. Each `decide_…` may be called at any time 
 """
 
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_network
@@ -13,9 +12,10 @@ from typing import Any
 
 import structlog
 
+from pilus_agent.bind.endpoints import EndpointRows
 from pilus_agent.datapath.node import NodeLinks, NodePlan
-from pilus_agent.desired.addresses import family, host_prefix, raw
-from pilus_agent.desired.endpoints import READY, Endpoint, enforced_flags, mac
+from pilus_agent.desired.addresses import host_prefix, raw
+from pilus_agent.desired.endpoints import Endpoint
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
 from pilus_agent.desired.node_identities import NodeIdentities, all_labels, node_labels, remote_labels
@@ -30,7 +30,6 @@ from pilus_agent.desired.nodes import (
     remote_ranges,
     tunnel_of,
 )
-from pilus_agent.diff.generations import EVERYTHING, endpoint_slot
 from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Facts, Network, Node, Pod
 from pilus_agent.host_policy import HOST as HOST_KEY
 from pilus_agent.judgement import HOST_FIREWALL, HOST_PROBES, HOST_ROW, HOST_TUNNEL
@@ -60,11 +59,6 @@ API_SERVER_SLICE = "default/kubernetes"
 
 INIT_LABELS: Labels = (Label(SOURCE_RESERVED, "init", ""),)
 
-# An endpoint's rows, and what they are of: itself, and the numbers of its policies.
-_Encoded = tuple[tuple[Endpoint, int, int], dict[bytes, bytes]]
-
-# enum pilus_family: the row by which a pod is known by its link.
-_FAMILY_LINK = 0
 # enum pilus_setting
 _READY, _TUNNEL, _MASQUERADE_IPV4, _MASQUERADE_IPV6 = 1, 2, 4, 8
 
@@ -107,7 +101,7 @@ class Decisions:
         self._node_identities = NodeIdentities()
         # By endpoint, what was last made of what: most of them are not what has changed.
         self._read: dict[str, tuple[tuple[Pod, object], Labels | None]] = {}
-        self._encoded: dict[str, _Encoded] = {}
+        self._endpoint_rows = EndpointRows()
         self._located: dict[str, tuple[Attachment, Identity | None]] = {}
 
     # -- facts -----------------------------------------------------------------------------------------------------------
@@ -334,7 +328,8 @@ class Decisions:
         self.endpoints = endpoints
         self.host = verdicts.get(HOST_KEY)
         self._want_identities()
-        self.tables.trackers["endpoints"].want_all(self._endpoint_rows())
+        rows = self._endpoint_rows.all(self.endpoints, self.host, self.policy.number, self.tables)
+        self.tables.trackers["endpoints"].want_all(rows)
 
     def _want_identities(self) -> None:
         """Of all tables' the most rows, and seldom many others than before."""
@@ -368,28 +363,6 @@ class Decisions:
             held = of, labels_of(pod, self.facts.namespaces, self._relevant, self.settings.cluster_name)
             self._read[key] = held
         return held[1]
-
-    def _endpoint_rows(self) -> dict[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
-        if self.host is not None:
-            value = {
-                "identity": HOST,
-                "policy": self.policy.number(self.host.policy),
-                "flags": READY | enforced_flags(self.host.ingress_enforced, self.host.egress_enforced),
-                "slot": EVERYTHING,  # whichever of the host's addresses a flow has
-                "audit": self.policy.number(self.host.audit),
-            }
-            found |= self.tables.encode("endpoints", [(HOST_ROW, value)])
-        encoded: dict[str, _Encoded] = {}
-        for key, endpoint in self.endpoints.items():
-            of = (endpoint, self.policy.number(endpoint.policy), self.policy.number(endpoint.audit))
-            held = self._encoded.get(key)
-            if held is None or held[0] != of:
-                held = of, self.tables.encode("endpoints", _rows_of(*of))
-            encoded[key] = held
-            found |= held[1]
-        self._encoded = encoded
-        return found
 
     def decide_addresses(self) -> None:
         keys = set(self.endpoints)
@@ -470,24 +443,6 @@ class Decisions:
         return (_MASQUERADE_IPV4 if held.enable_ipv4 and held.enable_ipv4_masquerade else 0) | (
             _MASQUERADE_IPV6 if held.enable_ipv6 and held.enable_ipv6_masquerade else 0
         )
-
-
-def _rows_of(endpoint: Endpoint, policy: int, audit: int) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    attachment = endpoint.attachment
-    value = {
-        "ifindex": attachment.ifindex,
-        "identity": endpoint.identity or 0,
-        "policy": policy,
-        "number": attachment.number,
-        "flags": endpoint.flags,
-        "slot": endpoint_slot(attachment.number),
-        "mac": mac(attachment.mac),
-        "gateway_mac": mac(attachment.gateway_mac),
-        "audit": audit,
-    }
-    for address in attachment.addresses:
-        yield {"family": family(address), "address": raw(address)}, value
-    yield {"family": _FAMILY_LINK, "address": attachment.ifindex.to_bytes(4, sys.byteorder).ljust(16, b"\0")}, value
 
 
 def _networks(addresses: Iterable[Address]) -> tuple[Network, ...]:

@@ -25,12 +25,13 @@ from pilus_agent.datapath import changes
 from pilus_agent.datapath.changes import Ledger
 from pilus_agent.datapath.kernel import Kernel
 from pilus_agent.datapath.programs import ensure_loaded
+from pilus_agent.endpoint_objects import EndpointObjects
 from pilus_agent.endpoints import Endpoints
 from pilus_agent.facts import Address, Network
 from pilus_agent.host_state import HostStateFile
 from pilus_agent.ipam import Allocator
 from pilus_agent.metrics import Metrics
-from pilus_agent.objects import ENDPOINTS_PATH, cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
+from pilus_agent.objects import cilium_node, node_path, node_status, routers_of
 from pilus_agent.publish import Publisher
 from pilus_agent.server import Server
 from pilus_agent.sources import kubernetes, netlink, services
@@ -83,7 +84,6 @@ class Agent:
         self._health_at = settings.agent_health_serve_addr
         self._serving = False
         self._rules: dict[str, str] = {}
-        self._told: dict[str, tuple[object, ...]] = {}  # what an endpoint's object was last made of, by its path
         self._host_state = HostStateFile(STATE / host_state.NAME)
         self._ranges: tuple[Network, ...] = ()
 
@@ -161,18 +161,20 @@ class Agent:
         _log.info("serving", node=self._node, ranges=[str(network) for network in self.wiring.own_ranges])
         asyncio.get_running_loop().call_later(_PREPARE_SECONDS, _prepare)
         again = time.monotonic()
+        endpoints = EndpointObjects(self._publisher, self._node, next(iter(addresses), None))
         try:
             while True:
+                before = self.wiring.passes
+                self._take_ranges(uid, addresses)
                 if time.monotonic() - again > _AGAIN_SECONDS:
                     again = time.monotonic()
                     self._publisher.again()
-                self._take_ranges(uid, addresses)
-                self._publish(uid, addresses)
+                self._publish(uid, endpoints)
                 self._write_rules()
                 await self._remember_host()
                 self._metrics.update(self.wiring)
-                before = self.wiring.passes
                 await self.wiring.until(lambda before=before: self.wiring.passes != before, _AGAIN_SECONDS)  # type: ignore[misc]
+                self._take_ranges(uid, addresses)  # at once: a range that has gone gives out no address
                 await asyncio.sleep(_TELL_SECONDS)
         finally:
             draining.cancel()
@@ -219,23 +221,15 @@ class Agent:
         except OSError as error:
             _log.warning("policies about this node can't be kept for its next boot", error=str(error))
 
-    def _publish(self, uid: str, addresses: tuple[Address, ...]) -> None:
-        node = next(iter(addresses), None)
-        told: dict[str, tuple[object, ...]] = {}
-        pods: dict[str, dict[str, object]] = {}
-        for key, endpoint in self.wiring.endpoints.items():
-            attachment = endpoint.attachment
-            pods[key] = {"namespace": attachment.namespace, "name": attachment.pod, "uid": attachment.uid}
-            path = endpoint_path(attachment.namespace, attachment.pod)
-            labels, ports = self.wiring.labels_of(attachment), self.wiring.ports_of(attachment)
-            told[path] = endpoint, labels, ports
-            if self._told.get(path) != told[path]:
-                self._publisher.want(path, cilium_endpoint(endpoint, labels, ports, node, self._node))
-        self._told = told
-        # A CiliumEndpoint goes with its pod: the pod owns it.
-        self._publisher.keep(ENDPOINTS_PATH, told.keys())
-        acknowledged = self.wiring.policy.acknowledgements(self.wiring.unwritten, pods)
-        status = node_status(self._node, uid, self.version, True, acknowledged)
+    def _publish(self, uid: str, endpoints: EndpointObjects) -> None:
+        held = self.wiring.endpoints
+        endpoints.want(held, self.wiring.labels_of, self.wiring.ports_of)
+        pods: dict[str, dict[str, object]] = {
+            key: {"namespace": one.attachment.namespace, "name": one.attachment.pod, "uid": one.attachment.uid}
+            for key, one in held.items()
+        }
+        told = self.wiring.policy.acknowledgements(self.wiring.unwritten, pods)
+        status = node_status(self._node, uid, self.version, True, told)
         self._publisher.want(f"/apis/pilus.io/v1alpha1/pilusnodestatuses/{self._node}", status)
 
 

@@ -3,7 +3,7 @@
 In: objects as they were written, namespaces, address groups. Out: policies by the name of the object they come from, with modes,
 and what of them is wrong or not in force. What makes no sense leaves what it meant before in force. Never: who is governed.
 
-One object that changes costs one object, unless some policy demands something of others' peers (fromRequires): then all of them.
+An object that changes is put together alone, unless some policy demands something of others' peers (fromRequires): then all are.
 """
 
 from collections.abc import Callable, Mapping
@@ -152,7 +152,7 @@ class PolicyObjects:
         return {name for name, policies in self._together(stale, drafted).items() if self._mean(name, policies)}
 
     def _together(self, names: set[str], drafted: Mapping[str, tuple[Draft, ...]]) -> dict[str, list[Policy]]:
-        held = {name: drafted[name] for name in names & drafted.keys()}
+        held = {name: drafted[name] for name in sorted(names & drafted.keys())}
         origins = {_key(draft.policy.origin): name for name, drafts in held.items() for draft in drafts}
         found: dict[str, list[Policy]] = {name: [] for name in names}
         for policy in resolve((draft for drafts in held.values() for draft in drafts), self._groups):

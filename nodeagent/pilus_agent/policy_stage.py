@@ -37,7 +37,6 @@ Item = dict[str, Any]
 
 NO_PODS: Mapping[str, Item] = {}
 _BUILTIN = "pilus"
-_HOSTS = "pilus/hosts"
 
 
 @dataclass(frozen=True, slots=True)

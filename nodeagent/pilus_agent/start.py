@@ -12,8 +12,6 @@ from pilus_agent.main import main  # noqa: E402
 
 gc.freeze()
 gc.enable()
-# What a pass makes has no cycles and goes by itself: looking for some after every 700 objects takes a fifth of it.
-gc.set_threshold(20_000, 10, 10)
 
 # How long a thread that computes (the one that looks at links, once a second) may keep the loop from its next step: five
 # milliseconds, as the interpreter has it, are half of what a policy may take until it is enforced.

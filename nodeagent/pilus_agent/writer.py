@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from pilus_agent.datapath.kernel import Kernel
+from pilus_agent.datapath.kernel import CALL, Kernel
 from pilus_agent.diff.generations import EVERYTHING, raised
 from pilus_agent.diff.order import REMOVE_AT_ONCE, REMOVE_LATER, WRITE_ORDER, allowed
 from pilus_agent.tables import Tables
@@ -145,7 +145,7 @@ class Writer:
             return
         self._note_raised(table, keys, {})
         try:
-            await self._kernel.change(len(keys), self._kernel.remove, table, keys)
+            await self._kernel.change(CALL * len(keys), self._kernel.remove, table, keys)
             self._tables.trackers[table].removed(keys)
         except KernelError as error:
             failed.add(table)
@@ -184,7 +184,7 @@ class Writer:
         if not slots:
             return True
         try:
-            await self._kernel.change(len(slots), self._kernel.raise_generations, slots)
+            await self._kernel.change(CALL * len(slots), self._kernel.raise_generations, slots)
         except KernelError as error:
             self._troubles.report("generation", f"open connections can't be made to decide anew: {error}")
             return False

@@ -16,13 +16,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BATCH = 4096
-# Rows that are written where they are decided: some microseconds each, less than another thread's turn costs, which on a busy
-# machine is a millisecond a table, and longer while the thread looks at links.
+# Rows that are written where they are decided: some microseconds in one system call, less than another thread's turn costs, which
+# on a busy machine is a millisecond a table, and longer while the thread looks at links.
 _FEW = 64
+# A system call for each row is another matter: each lets the thread go on, for as long as the interpreter lets it.
+CALL = 8
 
 
 class Kernel:
-    """Use `call` for anything that blocks: it runs in the one thread, in order. `few`: so many rows do not."""
+    """Use `call` for anything that blocks: it runs in the one thread, in order. `few`: so many rows in one call do not."""
 
     few = _FEW
 
@@ -36,8 +38,8 @@ class Kernel:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
     async def change(self, rows: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`function` changes so many rows of a table. Whoever changes tables does one thing after the other: nothing else keeps
-        what is done here apart from what the thread does."""
+        """`function` changes so many rows of a table at once, or a CALL-th of them one by one. Whoever changes tables does one
+        thing after the other: nothing else keeps what is done here apart from what the thread does."""
         if rows <= self.few:
             return function(*args, **kwargs)
         return await self.call(function, *args, **kwargs)
@@ -62,7 +64,7 @@ class Kernel:
         held: Mapping[str, Any] | None = self.datapath.map(table).lookup(key)
         return held
 
-    # -- tables; inside `call` -------------------------------------------------------------------------------------------
+    # -- tables; inside `call` or `change` -------------------------------------------------------------------------------
 
     def read(self, table: str) -> dict[bytes, bytes]:
         return self.datapath.map(table).items_raw()

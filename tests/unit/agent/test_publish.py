@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.unit.agent.fakes import attachment, eventually
 
 from pilus_agent.desired.endpoints import EGRESS_ENFORCED, INGRESS_ENFORCED, READY, Endpoint, State, mac
+from pilus_agent.endpoint_objects import EndpointObjects
 from pilus_agent.objects import cilium_endpoint, cilium_node, endpoint_path, node_path, node_status, routers_of
 from pilus_agent.publish import Publisher
 from pilus_api.connection import APPLY_PATCH, Access, Connection, NotFound, Object, Unavailable
@@ -154,6 +156,32 @@ async def test_what_is_wanted_no_more(api: FakeApi, publisher: Publisher) -> Non
 
 
 # -- the objects ---------------------------------------------------------------------------------------------------------------
+
+
+def test_of_two_attachments_of_a_pod_the_later_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old sandbox's DEL may come long after the new one's ADD: its address is another pod's by then."""
+    wanted: list[Object | None] = []
+    publisher = Publisher(FakeApi())
+    monkeypatch.setattr(publisher, "want", lambda _, body: wanted.append(body))
+    objects = EndpointObjects(publisher, "n1", ip_address("192.0.2.1"))
+    ports: frozenset[tuple[str, int, int]] = frozenset()
+
+    def published(**now: Endpoint) -> list[int]:
+        """The numbers of the attachments that are written."""
+        wanted.clear()
+        objects.want(now, lambda _: (Label("k8s", "app", "web"),), lambda _: ports)
+        return [body["status"]["id"] for body in wanted if body]
+
+    old, new, other = (Endpoint(attachment("web", number), Identity(number), b"", False, False) for number in (1, 2, 2))
+    assert published(old=old) == [1]
+    assert published(old=old, new=new) == [2]
+    assert published(old=old, new=new) == []
+    assert published(new=other) == [], "the same, in another object"
+    assert published(new=replace(other, identity=Identity(3))) == [2]
+    ports = frozenset({("http", 6, 80)})
+    assert published(new=replace(other, identity=Identity(3))) == [2]
+    assert published() == []
+    assert published(new=new) == [2], "gone meanwhile, with its object"
 
 
 def test_a_node() -> None:
