@@ -15,7 +15,7 @@ import structlog
 from pilus_agent.bind.endpoints import EndpointRows
 from pilus_agent.datapath.node import NodeLinks, NodePlan
 from pilus_agent.desired.addresses import host_prefix, raw
-from pilus_agent.desired.endpoints import Endpoint
+from pilus_agent.desired.endpoints import Endpoint, Governed
 from pilus_agent.desired.identities import IdentityIndex, labels_of
 from pilus_agent.desired.ipcache import IpCache, Strength, local_rows, slice_rows
 from pilus_agent.desired.node_identities import NodeIdentities, all_labels, node_labels, remote_labels
@@ -34,7 +34,7 @@ from pilus_agent.facts import Address, AllocatedIdentity, Attachment, Facts, Net
 from pilus_agent.host_policy import HOST as HOST_KEY
 from pilus_agent.judgement import HOST_FIREWALL, HOST_PROBES, HOST_ROW, HOST_TUNNEL
 from pilus_agent.objects import routers_of
-from pilus_agent.policy_stage import Governed, PolicyStage
+from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.service_stage import ServiceStage
 from pilus_agent.tables import Tables
 from pilus_api.identities import (

@@ -5,12 +5,13 @@ tables, and what became of each object.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from pilus_agent.bind.policy_rows import Change, PolicyRows
+from pilus_agent.desired.endpoints import Governed
 from pilus_agent.desired.policy.answers import Decision, Layers
 from pilus_agent.desired.policy.compiler import PolicyCompiler
 from pilus_agent.desired.policy.notes import PodRanges, notes
@@ -37,21 +38,6 @@ Item = dict[str, Any]
 
 NO_PODS: Mapping[str, Item] = {}
 _BUILTIN = "pilus"
-
-
-@dataclass(frozen=True, slots=True)
-class Governed:
-    """What applies to an endpoint. `policy` is empty where nothing does, `audit` where no policy is in audit mode."""
-
-    policy: bytes
-    ingress_enforced: bool
-    egress_enforced: bool
-    audit: bytes = b""
-
-    @property
-    def restricts(self) -> bool:
-        """Whether anything is refused, or told as what would be."""
-        return self.ingress_enforced or self.egress_enforced or bool(self.audit)
 
 
 def _builtin(settings: Settings) -> tuple[Policy, ...]:

@@ -84,8 +84,6 @@ class Judge:
     def write(self) -> None:
         node = self.testrun.node
         node.reset()
-        while node.events():  # of whoever used the tables before
-            pass
         flags = 3 | CIDR_NODES * self.nodes_too | HOST_FIREWALL
         node.settings(flags=flags, event_rate=1_000_000, event_burst=1_000_000, node_ipv6=packed(NODES_OWN[6]),
                       nat_first=61000, nat_last=61000)  # fmt: skip

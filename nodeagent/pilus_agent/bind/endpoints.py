@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pilus_agent.desired.addresses import family, raw
-from pilus_agent.desired.endpoints import READY, Endpoint, enforced_flags, mac
+from pilus_agent.desired.endpoints import READY, Endpoint, Governed, enforced_flags, mac
 from pilus_agent.diff.generations import EVERYTHING, endpoint_slot
 from pilus_agent.judgement import HOST_ROW
-from pilus_agent.policy_stage import Governed
 from pilus_agent.tables import Tables
 from pilus_api.identities import HOST
 

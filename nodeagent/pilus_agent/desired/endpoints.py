@@ -19,6 +19,21 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Governed:
+    """What applies to an endpoint. `policy` is empty where nothing does, `audit` where no policy is in audit mode."""
+
+    policy: bytes
+    ingress_enforced: bool
+    egress_enforced: bool
+    audit: bytes = b""
+
+    @property
+    def restricts(self) -> bool:
+        """Whether anything is refused, or told as what would be."""
+        return self.ingress_enforced or self.egress_enforced or bool(self.audit)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A pod of this node as wanted in the kernel. `policy` names a compiled policy by content; empty: none applies.
 

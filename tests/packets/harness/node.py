@@ -71,6 +71,7 @@ class Node:
     def reset(self, *, policies: Mapping[int, tuple[Side, Side]] | None = None, pods: Mapping[str, int] | None = None,
               mtu: int = 0) -> None:  # fmt: skip
         """Everything as if a healthy agent had just written it. `pods`: name -> policy number, enforced where it has a side."""
+        self._forget_events()
         for name in _EMPTIED:
             if name in self.datapath.description["maps"]:
                 self.datapath.map(name).clear()
@@ -200,6 +201,11 @@ class Node:
         if self._ring is None:
             self._ring = Ring(described.fd, described.max_entries)
         return [described.value.decode(record) for record in self._ring.read()]
+
+    def _forget_events(self) -> None:
+        """All of them: one look has an end, and whoever used the tables before may have left more."""
+        while self.events():
+            pass
 
     def reason(self, name: str) -> int:
         return self.drops[f"PILUS_DROP_{name}"]
