@@ -40,7 +40,7 @@ def etcd(spec: Spec) -> Component:
         "etcd",
         packaged("/usr/bin/etcd"),
         *_flags(
-            data_dir=spec.folder / "etcd", listen_client_urls=client, advertise_client_urls=client, log_level="warn",
+            data_dir=spec.etcd, listen_client_urls=client, advertise_client_urls=client, log_level="warn",
             listen_peer_urls=peer, initial_advertise_peer_urls=peer, initial_cluster=f"default={peer}", logger="zap",
         ),
     )  # fmt: skip

@@ -97,6 +97,11 @@ class Spec:
         return self.folder / "pki"
 
     @property
+    def etcd(self) -> Path:
+        """What the cluster knows: a file system in memory, which only the lab's first process and its children see."""
+        return self.folder / "etcd"
+
+    @property
     def overlay(self) -> Path:
         """The kustomization that installs Pilus here: manifests/ with this lab's settings."""
         return self.folder / "install"
