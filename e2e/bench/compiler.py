@@ -21,13 +21,16 @@ RULES = 1000
 IDENTITIES = 3000
 NAMESPACES = 60
 APPS = 50
+SETS = NAMESPACES * APPS  # of labels, as pods of a cluster share them
 ENDPOINTS = 100
 FULL_GOAL, MORE_GOAL = 100.0, 2.0  # ms
 
 
 def labels_of(number: int) -> Labels:
+    """Different for each number; beyond the sets that pods share, with a label that nobody else has."""
     return canonical(
         [
+            *([Label("k8s", "unique", str(number))] if number >= SETS else []),
             Label("k8s", "io.kubernetes.pod.namespace", f"ns-{number % NAMESPACES}"),
             Label("k8s", "app", f"app-{number // NAMESPACES % APPS}"),
             Label("k8s", "tier", ("web", "api", "data")[number % 3]),
@@ -86,7 +89,7 @@ class World:
         for number in range(identities):
             self.compiler.put_identity(Identity(256 + number), labels_of(number))
         for number in range(endpoints):
-            self.compiler.put_endpoint(f"pod-{number}", Endpoint(labels_of(number * 29), {}))
+            self.compiler.put_endpoint(f"pod-{number}", Endpoint(labels_of(number * 29 % SETS), {}))
 
     def full(self, policies: list[Policy]) -> float:
         """Milliseconds from the rules to all tables."""

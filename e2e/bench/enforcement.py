@@ -20,7 +20,7 @@ from bench.bench import Bench
 from bench.clusters import Cluster, cluster
 from bench.figure import Figure, Samples, Weather
 from bench.traffic import MANY, PORT, Traffic, compile_program, line
-from bench.weather import POLICIES, Weathers
+from bench.weather import POLICIES, Weathers, reached
 
 RATE = 2000
 PAUSE = 0.25  # s between requests: what is not enforced by then counts as this
@@ -127,15 +127,18 @@ def measure(bench: Bench) -> Iterator[Figure]:
                 weathers = Weathers(made, api, traffic)
             with weathers.weather(weather, unique=True) if weathers else nullcontext():
                 samples = changes(bench, made, traffic, number, times)
+            said = reached(weathers.churns) if weathers and weather == "churn" else ""
             for fate, what in ((False, "API request to enforced"), (True, "API request to open again")):
                 goals = (MEDIAN_GOAL, LAST_GOAL) if weather == "quiet" and not fate else (None, None)
-                yield from figures(f"{what}, {name}", f"of {times}", weather, *samples[fate], goals)
+                yield from figures(f"{what}, {name}", f"of {times}", weather, *samples[fate], goals, said)
 
 
 def figures(
-    name: str, of: str, weather: Weather, taken: Samples, heard: Samples, goals: tuple[float | None, float | None]
+    name: str, of: str, weather: Weather, taken: Samples, heard: Samples, goals: tuple[float | None, float | None], said: str
 ) -> Iterator[Figure]:
+    """`said`: what is to be known of the weather."""
     until = "until a watcher hears of it"
-    yield Figure(f"{name}, p50 {of}", "ms", taken.median, weather, taken.spread, heard.median, until, goals[0], judged="value")
+    yield Figure(f"{name}, p50 {of}", "ms", taken.median, weather, taken.spread, heard.median, until, goals[0], judged="value",
+                 note=said)  # fmt: skip
     yield Figure(f"{name}, p99 {of}", "ms", taken.last_percent, weather, None, heard.last_percent, until, goals[1], judged="value",
-                 note=f"at most {taken.most:.1f} ms")  # fmt: skip
+                 note="; ".join(filter(None, (f"at most {taken.most:.1f} ms", said))))  # fmt: skip

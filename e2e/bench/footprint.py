@@ -13,8 +13,7 @@ from typing import Any
 from bench.bench import Bench
 from bench.clusters import Cluster, cluster, pod, wait
 from bench.figure import Figure, Samples, measured
-from bench.kernel import Pinned, map_bytes
-from bench.packets import loaded
+from bench.kernel import Pinned, loaded, map_bytes
 from bench.weather import POLICIES
 from pilus_maps import Datapath
 

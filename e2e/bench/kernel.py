@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pilus_agent.datapath.programs import ensure_loaded
 from pilus_maps import Datapath
 from pilus_maps.syscall import enable_statistics, open_pin, program_info
 
@@ -83,6 +84,17 @@ def map_bytes(fd: int) -> int:
     if found is None:
         raise ValueError("the kernel does not tell a map's memory")
     return int(found[1])
+
+
+@contextmanager
+def loaded(folder: Path) -> Iterator[Datapath]:
+    """The programs and maps at their full sizes, in a folder of bpffs of their own."""
+    pins = Path(f"/sys/fs/bpf/pilus-bench-own-{os.getpid()}")
+    try:
+        with ensure_loaded(pins, folder / "datapath.json", folder, {}) as datapath:
+            yield datapath
+    finally:
+        shutil.rmtree(pins, ignore_errors=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import random
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from bench.compiler import APPS, NAMESPACES
+from bench.compiler import APPS, NAMESPACES, SETS
 from bench.kernel import ROOT
 from pilus_agent.attachments import key_of
 from pilus_agent.datapath.loader import describe
@@ -69,7 +69,7 @@ class BusyNode:
     def identity(self, number: int) -> None:
         """Of the pods like that one; where all of these have theirs, of one like no other."""
         one = pod(number)
-        if number >= NAMESPACES * APPS:
+        if number >= SETS:
             one = Pod(one.namespace, one.name, one.uid, (*one.labels, ("unique", str(number))))
         labels = labels_of(one, self.desired.facts.namespaces, IdentityFilter(), "default")
         if labels is not None:

@@ -6,10 +6,8 @@ is routed loses a hop a run, so those run 250 times from TTL 255.
 
 import itertools
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from scapy.packet import Packet
@@ -21,9 +19,8 @@ from tests.packets.harness.testrun import TestRun
 
 from bench.bench import Bench
 from bench.figure import Figure, Samples, measured
-from bench.kernel import compared
+from bench.kernel import compared, loaded
 from bench.traffic import measured_cpu
-from pilus_agent.datapath.programs import ensure_loaded
 from pilus_maps import Datapath
 
 ESTABLISHED_GOAL = 2.0  # times one lookup
@@ -116,17 +113,6 @@ def fill(node: Node, rows: int) -> None:
         for number in range(rows)
     }
     verdicts.update_raw(batch)
-
-
-@contextmanager
-def loaded(folder: Path) -> Iterator[Datapath]:
-    """The programs and maps at their full sizes, in a folder of bpffs of their own."""
-    pins = Path(f"/sys/fs/bpf/pilus-bench-own-{os.getpid()}")
-    try:
-        with ensure_loaded(pins, folder / "datapath.json", folder, {}) as datapath:
-            yield datapath
-    finally:
-        shutil.rmtree(pins, ignore_errors=True)
 
 
 def measure(bench: Bench) -> Iterator[Figure]:

@@ -1,6 +1,6 @@
 """Figures in three weathers: an established packet in eBPF, and round trips, round by round in turn.
 
-In: a cluster with policies. Out: how far each weather is from quiet.
+In: a cluster with policies. Out: how far each weather is from quiet, and how many pods a second the churn was.
 """
 
 import json
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from bench.api import Api
 from bench.bench import Bench
@@ -15,7 +16,7 @@ from bench.clusters import Cluster, cluster, wait
 from bench.figure import Figure, Samples, Weather, apart, measured
 from bench.kernel import ROOT
 from bench.traffic import MANY, PORT, ROUNDS, Traffic, compile_program, line
-from bench.weather import POLICIES, Weathers
+from bench.weather import POLICIES, Weathers, reached
 from pilus_cli.client import items
 from pilus_lab.lab import LabError
 
@@ -96,12 +97,13 @@ def _figures(bench: Bench, made: Cluster, traffic: Traffic, weathers: Weathers) 
                 with weathers.weather(name):
                     for place, held in (("same node", near), ("other node", far)):
                         packets.setdefault((place, name), []).append(held.ns(_SECONDS))
-                        found = traffic.run(client, "rr", where[place], ROUNDS, _SECONDS)
-                        trips.setdefault((place, name), []).append(found["p50"] / 1000)
+                        ran = traffic.run(client, "rr", where[place], ROUNDS, _SECONDS)
+                        trips.setdefault((place, name), []).append(ran["p50"] / 1000)
     for what, unit, found_all in (("eBPF time of an established packet", "ns", packets), ("request/response p50", "us", trips)):
         for place in where:
             quiet = Samples.of(found_all[place, "quiet"])
             yield measured(f"{what}, {place}, with policies", unit, quiet, note=f"{rounds} rounds")
             for name in WEATHERS[1:]:
                 other = Samples.of(found_all[place, name])
-                yield apart(f"{what}, {place}, with policies", unit, other, quiet, name, APART)
+                found = apart(f"{what}, {place}, with policies", unit, other, quiet, name, APART)
+                yield replace(found, note=f"{found.note}; {reached(weathers.churns)}") if name == "churn" else found

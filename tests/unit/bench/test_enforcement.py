@@ -4,7 +4,8 @@ import math
 import struct
 from pathlib import Path
 
-from bench.enforcement import moment, read
+from bench.enforcement import figures, moment, read
+from bench.figure import Samples
 
 MS = 1_000_000
 
@@ -33,3 +34,13 @@ def test_a_record_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "pulse"
     path.write_bytes(struct.pack("=qqqq", 5, 9, 6, -1))
     assert read(path) == [(5, True), (6, False)]
+
+
+def test_figures_under_churn_say_how_many_pods_it_was() -> None:
+    taken = Samples.of([5.0, 6.0])
+    said = "39.8 pods a second came and went"
+    assert [one.note for one in figures("f", "of 2", "churn", taken, taken, (None, None), said)] == [
+        said,
+        f"at most 6.0 ms; {said}",
+    ]
+    assert [one.note for one in figures("f", "of 2", "quiet", taken, taken, (None, None), "")] == ["", "at most 6.0 ms"]
