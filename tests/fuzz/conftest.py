@@ -1,4 +1,7 @@
-"""How many examples each: 100, or PILUS_SOAK of them."""
+"""How many examples each: 100, or PILUS_SOAK of them where it is given by hand.
+
+`make soak` leaves them out: 20,000 of each take some twenty minutes, by `PILUS_SOAK=20000 tests/run.sh --timeout=3000 tests/fuzz`.
+"""
 
 import os
 

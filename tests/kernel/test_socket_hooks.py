@@ -22,7 +22,7 @@ from pyroute2 import IPRoute
 sys.path.insert(0, str(Path(__file__).parents[2]))  # `tests.packets.…`, also where pytest is not started with -m
 
 from tests.loaded import loaded
-from tests.packets.harness import netns
+from tests.packets.harness import cgroups, netns
 
 from pilus_agent.datapath import cgroup
 from pilus_agent.datapath.programs import ensure_loaded
@@ -52,33 +52,10 @@ def datapath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datapath]:
         yield made
 
 
-def _own_folder(root: Path) -> Path:
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    return root / next(line[3:] for line in lines if line.startswith("0::")).strip("/")
-
-
-@contextlib.contextmanager
-def _inside_cgroup(name: str) -> Iterator[Path]:
-    """This process in a folder of its own: a socket belongs to the cgroup of the process that made it."""
-    own = _own_folder(cgroup.node_folder())
-    folder = own / name
-    folder.mkdir()
-    try:
-        (folder / "cgroup.procs").write_text("0")
-        yield folder
-    finally:
-        (own / "cgroup.procs").write_text("0")
-        deadline = time.monotonic() + 5
-        while folder.exists() and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-            time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def attached(datapath: Datapath) -> Iterator[Path]:
     """The cgroup folder, with every program on it."""
-    with _inside_cgroup(f"pilus-sockets-{os.getpid()}") as folder:
+    with cgroups.inside(f"pilus-sockets-{os.getpid()}") as folder:
         try:
             cgroup.attach(datapath, folder)
             yield folder

@@ -9,10 +9,10 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tests.properties.conftest import OBJECTS
-from tests.properties.oracle import Probe, World
+from tests.properties.oracle import Probe, World, governing_policies
 
 from pilus_agent.desired.policy.answers import Decision
 from pilus_agent.desired.policy.compiler import compile_policies
@@ -275,17 +275,9 @@ SELECTORS = st.fixed_dictionaries(
 )
 
 
-@OBJECTS
-@given(selector=SELECTORS, specs=st.booleans())
-@example(selector={"matchLabels": {"io.kubernetes.pod.namespace": "other"}}, specs=True)
-@example(selector={"matchLabels": {"k8s:io.kubernetes.pod.namespace": "other"}}, specs=False)
-@example(
-    selector={"matchExpressions": [{"key": "k8s:io.kubernetes.pod.namespace", "operator": "In", "values": ["other", OURS]}]},
-    specs=False,
-)
-@example(selector={"matchExpressions": [{"key": "any:io.kubernetes.pod.namespace", "operator": "DoesNotExist"}]}, specs=False)
-def test_cve_2023_41333_a_policy_governs_no_other_namespace(selector: dict[str, Any], specs: bool) -> None:
-    """Whatever keys, sources and operators its endpointSelector has: pods of others, and what is no pod, go on as they were."""
+def governed(selector: Mapping[str, Any], specs: bool, *pods: Labels) -> list[tuple[bool, bool]]:
+    """Of pods, by their labels: whether a tenant's policy with that endpointSelector governs them, by the tables and by the
+    rules as the oracle reads them. Raises InvalidError."""
     spec = {
         "endpointSelector": selector,
         "ingress": [{}],
@@ -297,11 +289,51 @@ def test_cve_2023_41333_a_policy_governs_no_other_namespace(selector: dict[str, 
     held |= {"specs": [spec]} if specs else {"spec": spec}
     if specs:
         del held["spec"]
+    endpoints = {f"pod{number}": Endpoint(each, {}) for number, each in enumerate(pods)}
+    world = World(policies_of(held, cluster=CLUSTER), dict(RESERVED) | PODS, {}, endpoints)
+    applied = compile_policies(world.policies, world.identities, world.endpoints, {}).endpoints
+    return [(applied[name].policy is not None, bool(governing_policies(world, each))) for name, each in endpoints.items()]
+
+
+OWN = (PODS[Identity(1001)], PODS[Identity(1003)])
+
+
+@OBJECTS
+@given(selector=SELECTORS, specs=st.booleans())
+@example(selector={}, specs=True)
+@example(selector={"matchLabels": {"io.kubernetes.pod.namespace": "other"}}, specs=True)
+@example(selector={"matchLabels": {"k8s:io.kubernetes.pod.namespace": "other"}}, specs=False)
+@example(
+    selector={"matchExpressions": [{"key": "k8s:io.kubernetes.pod.namespace", "operator": "In", "values": ["other", OURS]}]},
+    specs=False,
+)
+@example(selector={"matchExpressions": [{"key": "any:io.kubernetes.pod.namespace", "operator": "DoesNotExist"}]}, specs=False)
+def test_cve_2023_41333_a_policy_governs_no_other_namespace(selector: dict[str, Any], specs: bool) -> None:
+    """Whatever keys, sources and operators its endpointSelector has: pods of others, and what is no pod, go on as they were.
+    Those of its own namespace it does govern, where it selects them."""
+    others = (PODS[Identity(1002)], labels({"io.kubernetes.pod.namespace": OURS}, "other"), *RESERVED.values())
     try:
-        found = policies_of(held, cluster=CLUSTER)
-    except InvalidError:  # what is refused governs nobody
-        return
-    for other in (PODS[Identity(1002)], labels({"io.kubernetes.pod.namespace": OURS}, "other"), *RESERVED.values()):
-        endpoints = {"other": Endpoint(other, {})}
-        compiled = compile_policies(found, dict(RESERVED) | PODS, endpoints, {})
-        assert compiled.endpoints["other"].policy is None, other
+        found = governed(selector, specs, *OWN, *others)
+    except InvalidError:
+        assume(False)  # governs nobody, and is no proof either: were every one refused, this would fail
+        raise
+    assert all(by_tables == by_rules for by_tables, by_rules in found[: len(OWN)])
+    assert not any(by_tables for by_tables, _ in found[len(OWN) :])
+
+
+@pytest.mark.parametrize("specs", [False, True])
+@pytest.mark.parametrize(
+    ("selector", "web", "bare"),
+    [
+        ({}, True, True),
+        ({"matchLabels": {"app": "web"}}, True, False),
+        ({"matchLabels": {"k8s:io.kubernetes.pod.namespace": "other"}}, True, True),  # its own is put in its place
+        ({"matchLabels": {"io.kubernetes.pod.namespace": "other"}}, False, False),
+        ({"matchLabels": {"k8s:io.cilium.k8s.namespace.labels.team": "blue"}}, True, False),
+        ({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, False, True),
+        ({"matchExpressions": [{"key": "io.kubernetes.pod.namespace", "operator": "NotIn", "values": ["other"]}]}, True, True),
+    ],
+)
+def test_a_policy_governs_its_own_namespace(selector: dict[str, Any], specs: bool, web: bool, bare: bool) -> None:
+    """The rule above would hold for policies that govern nobody."""
+    assert governed(selector, specs, *OWN) == [(web, web), (bare, bare)]

@@ -1,4 +1,4 @@
-"""One lab for all tables."""
+"""One lab for all tables. How long each change took stands in build/convergence.json afterwards."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from e2e.scenarios.truth import convergence
 from e2e.scenarios.truth.api import Api
 from e2e.scenarios.truth.table import SPACES, Table, namespace_of_process
 from e2e.scenarios.truth.world import NODES, OUTSIDERS, PODS, World, manifest
@@ -17,6 +18,7 @@ from pilus_lab.components import REPOSITORY
 from pilus_lab.probe import Prober
 
 ADMIN_KINDS = REPOSITORY / "crds" / "network-policy-api"
+CONVERGENCE = REPOSITORY / "build" / "convergence.json"
 
 
 def _by_family(addresses: Iterator[str]) -> dict[int, str]:
@@ -65,6 +67,12 @@ def world() -> Iterator[World]:
         for name in (*NODES, *OUTSIDERS):
             table.serve(name)
         made = World(lab, held.enter_context(Api(lab)), table, ready)
+        held.callback(convergence.write, CONVERGENCE, made.changes)
         made.opened()
         yield made
         print(made.summary())
+
+
+@pytest.fixture(autouse=True)
+def _case(world: World, request: pytest.FixtureRequest) -> None:
+    world.case = request.node.name

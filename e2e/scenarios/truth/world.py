@@ -2,7 +2,7 @@
 compared.
 
 Everybody may reach everybody. After a request a few of the questions whose answer should change are asked until it has, which is
-the time that is printed; then the whole table must be what is expected.
+the time that is printed and kept (convergence.py); then the whole table must be what is expected.
 """
 
 import re
@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from e2e.scenarios.truth.api import Api, Object, path_of
 from e2e.scenarios.truth.case import Case, Denied, nothing
+from e2e.scenarios.truth.convergence import Converged
 from e2e.scenarios.truth.table import NODE, OUTSIDE, SPACES, Ask, Table, questions, told
 
 from pilus_lab import Lab, wait_for
@@ -62,7 +63,8 @@ class World:
     table: Table
     ready: dict[str, str]  # since when each pod is
     asks: list[Ask] = field(default_factory=lambda: list(questions((*PODS, *NODES), (*PODS, *NODES, *OUTSIDERS))))
-    took: list[float] = field(default_factory=list)  # seconds from a request to the first right answers
+    case: str = "before any test"  # or the one that is running
+    changes: list[Converged] = field(default_factory=list)  # what has become right, in order
     tables: list[float] = field(default_factory=list)  # seconds that a whole table took
     now: set[Ask] = field(default_factory=set)  # what is reached, as last seen
 
@@ -87,8 +89,8 @@ class World:
                 f"{what}: reached, and should not be: {told(found - expected)}; not reached: {told(expected - found)}"
             )
         seconds = (self.table.asked if right is None else right) - requested
-        if expected != self.now:
-            self.took.append(seconds)
+        took = round(seconds, 3) if expected != self.now else None
+        self.changes.append(Converged(self.case, what, len(self.asks) - len(expected), len(self.asks), took))
         print(f"{what}: {len(self.asks) - len(expected)} of {len(self.asks)} denied, after {seconds:.2f} s; "
               f"the table took {self.tables[-1]:.2f} s", flush=True)  # fmt: skip
         self.now = expected
@@ -145,9 +147,12 @@ class World:
         self.becomes(nothing, change.requested, "open again")
 
     def summary(self) -> str:
+        took = [one.seconds for one in self.changes if one.seconds is not None]
+        if not took:
+            return "no change of the table came to its end"
         return (
-            f"{len(self.took)} changes of the table: the first right answers after {statistics.median(self.took):.2f} s "
-            f"(median), {max(self.took):.2f} s at most; {len(self.tables)} tables of {len(self.asks)} questions, "
+            f"{len(took)} changes of the table: the first right answers after {statistics.median(took):.2f} s "
+            f"(median), {max(took):.2f} s at most; {len(self.tables)} tables of {len(self.asks)} questions, "
             f"{statistics.median(self.tables):.2f} s each (median)"
         )
 
