@@ -18,7 +18,7 @@ from pilus_api.policy_kubernetes import network_policy
 from pilus_api.policy_peers import Place, element_peers
 from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
 from pilus_api.policy_requires import Demand, Draft, groups_of, resolve
-from pilus_api.policy_selectors import NOBODY, governs_init, host_subject, subject
+from pilus_api.policy_selectors import NOBODY, anybody, governs_init, host_subject, subject
 from pilus_api.resources.adminnetworkpolicy import AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy
 from pilus_api.resources.ciliumnetworkpolicy import (
     CiliumClusterwideNetworkPolicy,
@@ -85,6 +85,8 @@ def _element_rules(element: Element, origin: Origin, direction: Direction, place
     peers = found.peers
     if peers is None and wanted is None:
         peers = ()  # `{}` names nobody; beside ports it would be anybody
+    if not found.by_label:
+        peers = anybody(peers)
 
     rules = []
     if not restricted or plain:
@@ -152,7 +154,8 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, host
     if isinstance(held, AdminObject):
         return (Draft(admin_policy(held, origin, nodes)),)
     if isinstance(held, NetworkPolicy):
-        return (Draft(network_policy(held, origin)),)
+        policy = network_policy(held, origin)
+        return (Draft(policy, frozenset(index for index, rule in enumerate(policy.rules) if rule.peers is not None)),)
     if not isinstance(held, PolicyObject):
         raise InvalidError(f"{kind} is not a policy", "kind")
     return tuple(_draft(spec, replace(origin, path=path), cluster, nodes, hosts) for path, spec in held.given().items())

@@ -12,7 +12,7 @@ from typing import Final
 from pilus_api.addresses import parse_prefix
 from pilus_api.labels import NAMESPACE_LABELS_KEY, SOURCE_KUBERNETES, SOURCE_NODE
 from pilus_api.policy_ports import LAST_PORT, PROTOCOLS
-from pilus_api.policy_selectors import IN_SOME_NAMESPACE, NOBODY, NODES, requirements
+from pilus_api.policy_selectors import IN_SOME_NAMESPACE, NOBODY, NODES, anybody, requirements
 from pilus_api.resources.adminnetworkpolicy import (
     AdminNetworkPolicy,
     AdminPort,
@@ -147,7 +147,9 @@ def _rules(rule: _AnyRule, origin: Origin, direction: Direction, tier: Tier, pla
     rules = [made] if not unknown else [replace(made, deny=True, passes=False, ports=None, unenforced=unknown)]
     if found.unenforced:
         everything = None if unknown else ports
-        rules.append(replace(made, deny=True, passes=False, peers=found.closed, ports=everything, unenforced=found.unenforced))
+        rules.append(
+            replace(made, deny=True, passes=False, peers=anybody(found.closed), ports=everything, unenforced=found.unenforced)
+        )
     return rules
 
 

@@ -98,7 +98,7 @@ def _by_family(held: Selector) -> Peer:
     """The outside has one identity, whichever its family: a selector that means one family of it means addresses."""
     families = {_FAMILIES.get(each.key) for each in held.requirements if each.source == SOURCE_RESERVED} - {None}
     (family, *more) = families or {None}
-    if family is None or more or not all(each.source == SOURCE_RESERVED for each in held.requirements):
+    if family is None or more:
         return held
     labels = tuple(sorted((Label(SOURCE_RESERVED, "world", ""), Label(SOURCE_RESERVED, f"world-ipv{family.version}", ""))))
     return AddressPeer(family, (), Scope.OUTSIDE) if held.matches(labels) else held

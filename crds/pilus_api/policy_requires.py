@@ -8,8 +8,10 @@ first governs.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final
 
+from pilus_api.labels import SOURCE_RESERVED, Label, Labels, canonical
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, Direction, GroupName, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import Operator, Requirement, Selector, selector
 
@@ -42,6 +44,10 @@ class Draft:
     policy: Policy
     by_label: frozenset[int] = frozenset()
     demands: tuple[Demand, ...] = ()
+
+    def audited(self) -> "Draft":
+        """The same in audit mode."""
+        return replace(self, policy=replace(self.policy, audit=True))
 
 
 def _not(held: Requirement) -> Requirement:
@@ -81,12 +87,23 @@ def _demanded(draft: Draft, demands: Iterable[Demand]) -> tuple[Rule, ...]:
         wanted = [demand.peer for demand in demands if (demand.direction, demand.deny) == (rule.direction, rule.deny)]
         peers: list[Peer] = []
         for peer in rule.peers or ():
-            narrowed = peer
-            for each in wanted:
-                narrowed = narrowed.and_(each) if isinstance(narrowed, Selector) else narrowed
-            peers.append(narrowed)
+            if isinstance(peer, Selector):
+                peers.append(selector(*chain(peer.requirements, *(each.requirements for each in wanted))))
+            elif all(each.matches(labels) for labels in _known_as(peer) for each in wanted):
+                peers.append(peer)
         rules[index] = replace(rule, peers=tuple(dict.fromkeys(peers)))
     return tuple(rules)
+
+
+def _known_as(peer: AddressPeer | AddressGroup) -> tuple[Labels, ...]:
+    """The labels that a selector of endpoints meant by these addresses. An ipBlock is none."""
+    if isinstance(peer, AddressGroup):
+        return (_reserved("kube-apiserver", "world"),)
+    return (_reserved("world", f"world-ipv{peer.prefix.version}"),) if peer.scope is Scope.OUTSIDE else ()
+
+
+def _reserved(*names: str) -> Labels:
+    return canonical(Label(SOURCE_RESERVED, name, "") for name in names)
 
 
 def _concerns(draft: Draft, demand: Demand) -> bool:
@@ -128,7 +145,8 @@ def _grouped(policy: Policy, groups: Groups) -> Policy:
 
 
 def resolve(drafts: Iterable[Draft], groups: Groups = _NO_GROUPS) -> tuple[Policy, ...]:
-    """The policies that the drafts mean together. Parts of one policy have one origin, and no endpoint in common.
+    """The policies that the drafts mean together. Parts of one policy have one origin, and no endpoint in common. What a policy
+    in audit mode demands binds others in audit mode alone: it decides nothing.
 
     `groups`: the addresses of each AddressGroup, by its name. One that is not there is told in the policy's `unenforced`.
     """
@@ -139,7 +157,7 @@ def resolve(drafts: Iterable[Draft], groups: Groups = _NO_GROUPS) -> tuple[Polic
         parts: list[tuple[Selector, tuple[Demand, ...]]] = [(draft.policy.subject, ())]
         for other in demanding:
             demands = tuple(demand for demand in other.demands if _concerns(draft, demand))
-            if not demands or other.policy.host != draft.policy.host:
+            if not demands or other.policy.host != draft.policy.host or (other.policy.audit and not draft.policy.audit):
                 continue
             cut: list[tuple[Selector, tuple[Demand, ...]]] = []
             for subject, already in parts:

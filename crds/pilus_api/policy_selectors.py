@@ -19,6 +19,7 @@ from pilus_api.labels import (
     parse_label,
 )
 from pilus_api.resources.labelselector import LabelSelector
+from pilus_api.rules import Peer
 from pilus_api.selectors import EVERYTHING, Operator, Requirement, Selector, equals, exists, selector
 
 # The entity `none`: a label that nobody has.
@@ -123,6 +124,11 @@ def host_subject(held: LabelSelector, path: str) -> Selector:
         replace(each, source=SOURCE_NODE) if each.source in _KUBERNETES_SOURCES else each for each in requirements(held, path)
     ]
     return selector(*wanted, exists(SOURCE_RESERVED, "host"))
+
+
+def anybody(peers: tuple[Peer, ...] | None) -> tuple[Peer, ...] | None:
+    """None where one of them is everybody: also whom nobody has told of yet, whom no selector selects."""
+    return None if peers is not None and EVERYTHING in peers else peers
 
 
 def entity(name: str, cluster: str) -> tuple[Selector, ...]:

@@ -3,7 +3,8 @@
 In: text. Out: values, or what is wrong with the text and where. Never: what the values mean.
 
 An alias stands for all that its anchor has: some lines of aliases of aliases are more values than there is memory, and one within
-its own anchor has no end. So a document is weighed before anybody walks through it.
+its own anchor has no end. So a document is weighed before anybody walks through it. What is too long to be an object is not even
+parsed: a megabyte takes five seconds and 110 MB. libyaml would be five times as fast, and crashes where brackets are nested deep.
 """
 
 import re
@@ -15,24 +16,42 @@ import yaml
 
 from pilus_api.errors import InvalidError
 
-HEAVIEST: Final = 200_000  # values of one document, aliases written out: an object of an API server has at most 1.5 MB
+LONGEST: Final = 3 << 19  # characters of one document: an API server's store takes no object of more than 1.5 MiB
+LONGEST_LIST: Final = 2 * LONGEST  # a List is many objects
+HEAVIEST: Final = 200_000  # values of one document, aliases written out
 _DEEPEST: Final = 100
-_LONGEST: Final = 100  # characters of a number: to read one costs the square of it
-_STEP: Final = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+_LONGEST_NUMBER: Final = 100  # characters: to read one costs the square of it
+_MERGE: Final = "tag:yaml.org,2002:merge"
+_LIST: Final = re.compile(r'^(?:kind:|[ \t]*"kind":)[ \t]*"?List"?[ \t]*,?[ \t]*$', re.MULTILINE)
+_INDEX: Final = re.compile(r"\[(\d+)\]\.?")
 
 
 class _Loader(yaml.SafeLoader):
     """Without numbers and brackets that nobody means: the scanner's work is the square of how deep they are."""
+
+    merged = 0  # keys that have come out of other mappings
 
     def fetch_flow_collection_start(self, token: Any) -> None:
         if self.flow_level >= _DEEPEST:
             raise yaml.scanner.ScannerError(None, None, f"more than {_DEEPEST} brackets within each other", self.get_mark())
         super().fetch_flow_collection_start(token)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """A merge (`<<: [*a, *a]`) writes its mappings out, each time anew: counted before it does."""
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                for one in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+                    if isinstance(one, yaml.MappingNode):
+                        self.flatten_mapping(one)
+                        self.merged += len(one.value)
+                    if self.merged > HEAVIEST:
+                        raise yaml.constructor.ConstructorError(None, None, f"more than {HEAVIEST} keys merged", key.start_mark)
+        super().flatten_mapping(node)
+
 
 def _number(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    if len(str(node.value)) > _LONGEST:
-        raise yaml.constructor.ConstructorError(None, None, f"a number of more than {_LONGEST} characters", node.start_mark)
+    if len(str(node.value)) > _LONGEST_NUMBER:
+        raise yaml.constructor.ConstructorError(None, None, f"a number of more than {_LONGEST_NUMBER} characters", node.start_mark)
     return yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
 
 
@@ -54,6 +73,14 @@ def _weigh(held: Any, known: dict[int, int]) -> int:
     return weight
 
 
+def _measured(text: str) -> str:
+    """Raises InvalidError for what is too long to be an object, before anybody has looked at it."""
+    if len(text) > LONGEST_LIST or (len(text) > LONGEST and _LIST.search(text) is None):
+        most = f"{LONGEST}, or {LONGEST_LIST} of a List"
+        raise InvalidError(f"a document of {len(text)} characters: no API server holds an object of more than {most}")
+    return text
+
+
 def _weighed(held: Any) -> Any:
     if _weigh(held, {}) > HEAVIEST:
         raise InvalidError(f"more than {HEAVIEST} values, aliases written out")
@@ -62,7 +89,7 @@ def _weighed(held: Any) -> Any:
 
 def parsed(text: str) -> Any:
     """One document's value. Raises yaml.YAMLError, ValueError, RecursionError, and InvalidError for one that is too much."""
-    return _weighed(yaml.load(text, _Loader))  # noqa: S506  # a SafeLoader
+    return _weighed(yaml.load(_measured(text), _Loader))  # noqa: S506  # a SafeLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +110,9 @@ class Document:
 
     def position(self, path: str) -> Position:
         """Of the field that a dotted path names; of the last one on the way to it that is there."""
-        node, mark = self.node, self.node.start_mark
-        for index, key in _STEP.findall(path.partition(" ")[0]):
-            found = _inner(node, int(index) if index else key)
-            if found is None:
-                break
-            mark, node = found
+        node, mark, rest = self.node, self.node.start_mark, path.partition(" ")[0]
+        while rest and (found := _inner(node, rest)) is not None:
+            mark, node, rest = found
         return self._position(mark)
 
     def repeated(self) -> Iterator[tuple[str, Position]]:
@@ -113,15 +137,23 @@ class Document:
         return Position(self.first + mark.line + 1, mark.column + 1)
 
 
-def _inner(node: yaml.Node, step: int | str) -> tuple[yaml.Mark, yaml.Node] | None:
-    if isinstance(step, int):
-        if isinstance(node, yaml.SequenceNode) and step < len(node.value):
-            return node.value[step].start_mark, node.value[step]
+def _inner(node: yaml.Node, path: str) -> tuple[yaml.Mark, yaml.Node, str] | None:
+    """Where the path's first step leads, and the steps behind it. A key may have dots itself (`pilus.io/mode`)."""
+    if isinstance(node, yaml.SequenceNode):
+        step = _INDEX.match(path)
+        if step is None or int(step[1]) >= len(node.value):
+            return None
+        inner = node.value[int(step[1])]
+        return inner.start_mark, inner, path[step.end() :]
+    fitting = [
+        (key, value)
+        for key, value in (node.value if isinstance(node, yaml.MappingNode) else ())
+        if isinstance(key, yaml.ScalarNode) and (path == key.value or path.startswith((f"{key.value}.", f"{key.value}[")))
+    ]
+    if not fitting:
         return None
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        if isinstance(key, yaml.ScalarNode) and key.value == step:
-            return key.start_mark, value
-    return None
+    key, value = max(fitting, key=lambda pair: len(pair[0].value))
+    return key.start_mark, value, path[len(key.value) :].removeprefix(".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +171,7 @@ def located(text: str) -> Iterator[Document | BrokenYaml]:
         # What is left of the separator's own line, a comment at most, stays on its line.
         held = part.removeprefix("---") if first == 0 else part
         try:
-            loader = _Loader(held)
+            loader = _Loader(_measured(held))
             node = loader.get_single_node()
             if node is not None:
                 yield Document(_weighed(loader.construct_document(node)), node, first)

@@ -26,7 +26,10 @@ _CIDR_BITS: Final = 64
 @dataclass(frozen=True, slots=True)
 class Packet:
     """`identity` and `address` are the other side's, `outside`: the address is of no pod and no
-    node, or of a node that counts as outside. `port`: the destination's."""
+    node, or of a node that counts as outside. `port`: the destination's.
+
+    `bits`: so many of the address are given, and it stands for all that begin so and that no longer prefix names; None: it is one.
+    """
 
     direction: Direction
     identity: Identity
@@ -34,6 +37,7 @@ class Packet:
     outside: bool
     protocol: int
     port: int
+    bits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,9 @@ def judge(lookup: Lookup, policy: int, packet: Packet) -> Judgement:
     where = None
     if packet.address is not None and held["cidrs"][packet.direction]:
         scope = Scope.OUTSIDE if packet.outside else Scope.ANY
+        bits = _FULL[packet.address.version] if packet.bits is None else packet.bits
         found = lookup("cidrs", {
-            "length": _CIDR_BITS + _FULL[packet.address.version], "policy": policy, "direction": int(packet.direction),
+            "length": _CIDR_BITS + bits, "policy": policy, "direction": int(packet.direction),
             "scope": int(scope), "family": packet.address.version, "address": raw(packet.address),
         })  # fmt: skip
         where = _ask(lookup, found["table"], packet) if found else None

@@ -34,7 +34,9 @@ def _tables_of(tables: DirectionTables, packet: Packet) -> Iterable[PortTable]:
     yield tables.peers.get(packet.identity, tables.default).table
     if packet.address is not None:
         scope = Scope.OUTSIDE if packet.outside else Scope.ANY
-        key = longest(tables.cidrs, scope, packet.address.version, int(packet.address))
+        bits = packet.address.max_prefixlen if packet.bits is None else packet.bits
+        rows = {key: peer_class for key, peer_class in tables.cidrs.items() if key.network.prefixlen <= bits}
+        key = longest(rows, scope, packet.address.version, int(packet.address))
         if key is not None:
             yield tables.cidrs[key].table
 

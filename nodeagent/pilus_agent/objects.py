@@ -5,6 +5,7 @@ from typing import Any
 
 from pilus_agent.desired.endpoints import Endpoint
 from pilus_agent.facts import Address, Network
+from pilus_agent.status_limits import bounded
 from pilus_api.labels import Labels
 from pilus_api.policy_ports import PROTOCOLS
 
@@ -84,9 +85,10 @@ def cilium_endpoint(
 
 
 def node_status(name: str, uid: str, version: str, ready: bool, policies: Iterable[Mapping[str, Any]]) -> Object:
+    """Takes whatever policies there are: each is told of as far as the object has room."""
     return {
         "apiVersion": "pilus.io/v1alpha1",
         "kind": "PilusNodeStatus",
         "metadata": {"name": name, "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]},
-        "status": {"agent": {"version": version, "ready": ready}, "policies": [dict(policy) for policy in policies]},
+        "status": {"agent": {"version": version, "ready": ready}, "policies": bounded(policies)},
     }

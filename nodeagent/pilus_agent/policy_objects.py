@@ -1,7 +1,8 @@
 """What policy objects say: each read, kept as far as it makes sense, and put together with the others.
 
 In: objects as they were written, namespaces, address groups. Out: policies by the name of the object they come from, with modes,
-and what of them is wrong or not in force. What makes no sense leaves what it meant before in force. Never: who is governed.
+and what of them is wrong or not in force. Of what makes no sense the parts that do are in force, and the others closed. Never: who
+is governed.
 
 An object that changes is put together alone, unless some policy demands something of others' peers (fromRequires): then all are.
 """
@@ -17,8 +18,10 @@ from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_api.errors import InvalidError
 from pilus_api.lifelines import cut_by
 from pilus_api.policies import Draft, drafts_of, groups_of, resolve
+from pilus_api.policy_doubts import policy_doubts
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode, mode_of
+from pilus_api.policy_salvage import salvaged
 from pilus_api.rules import CidrGroup, GroupName, Network, Origin, Policy, Services
 from pilus_api.settings import Settings
 
@@ -29,8 +32,7 @@ _HOSTS = "pilus/hosts"
 
 
 class PolicyObjects:
-    """`held` are the objects as they were written last, by kind and key; `policies` what those mean that make sense, as of the last
-    `resolve`."""
+    """`held` are the objects as they were written last, by kind and key; `policies` what they mean, as of the last `resolve`."""
 
     def __init__(self, settings: Settings, host: HostPolicy) -> None:
         self._settings = settings
@@ -40,7 +42,6 @@ class PolicyObjects:
         self.unenforced: dict[str, tuple[str, ...]] = {}  # fields that are not in force
         self._marks: frozenset[tuple[str, int]] | None = None
         self._stale = {_HOSTS}  # what is to be put together anew
-        self._accepted: dict[str, PolicyObject] = {}  # those whose drafts are in force: what is said later may make no sense
         self._drafts: dict[str, tuple[Draft, ...]] = {}
         self._host_drafts: tuple[Draft, ...] = ()
         self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
@@ -66,7 +67,7 @@ class PolicyObjects:
             return
         name = f"{kind}/{key}"
         if fact is None:
-            for held in (self.held, self._accepted, self._drafts, self._spoken, self._errors):
+            for held in (self.held, self._drafts, self._spoken, self._errors):
                 held.pop(name, None)
             self._about_nodes.discard(name)
             self._demanding.discard(name)
@@ -77,16 +78,7 @@ class PolicyObjects:
             return
         self.held[name] = fact
         self._marks = None
-        try:
-            nodes, cluster = self._settings.enable_node_selector_labels, self._settings.cluster_name
-            drafts = drafts_of(_typed(kind, fact.raw), cluster=cluster, nodes=nodes, hosts=self._host.enabled)
-        except InvalidError as error:
-            _log.warning("a policy makes no sense; what it said before stays in force", policy=name, error=str(error))
-            self._errors[name] = str(error)
-            return
-        self._errors.pop(name, None)
-        self._accepted[name] = fact
-        self._drafts[name] = drafts
+        drafts = self._drafts[name] = self._read(name, _typed(kind, fact.raw))
         if spoken := groups_of(drafts):
             self._spoken[name] = spoken
         else:
@@ -94,6 +86,23 @@ class PolicyObjects:
         _mark(self._about_nodes, name, any(draft.policy.host for draft in drafts))
         _mark(self._demanding, name, any(draft.demands for draft in drafts))
         self._stale.add(name)
+
+    def _read(self, name: str, raw: dict[str, Any]) -> tuple[Draft, ...]:
+        settings = self._settings
+
+        def read(obj: Mapping[str, Any]) -> tuple[Draft, ...]:
+            nodes, hosts = settings.enable_node_selector_labels, self._host.enabled
+            return drafts_of(obj, cluster=settings.cluster_name, nodes=nodes, hosts=hosts)
+
+        self._errors.pop(name, None)
+        try:
+            return read(raw)
+        except InvalidError as error:
+            left = salvaged(raw, read)
+            now = "governs nobody" if left is None else "is in force as far as it can be read, and closed where it can't"
+            self._errors[name] = f"{error}: the policy {now}"
+            _log.warning("a policy makes no sense", policy=name, error=self._errors[name])
+            return () if left is None else read(left)
 
     def namespace(self, name: str, mode: str) -> None:
         """What a namespace says of the mode of its policies, "" for nothing."""
@@ -103,7 +112,7 @@ class PolicyObjects:
             self._namespaces[name] = mode
         else:
             del self._namespaces[name]
-        self._stale.update(each for each, held in self._accepted.items() if _namespace(held) == name)
+        self._stale.update(each for each, held in self.held.items() if _namespace(held) == name)
 
     def group(self, name: GroupName, members: tuple[Network, ...] | None) -> None:
         """The addresses of an AddressGroup now; None: there is none of that name."""
@@ -136,8 +145,8 @@ class PolicyObjects:
             return set()
         stale, self._stale = self._stale, set()
         for name in stale:
-            if name in self._accepted:
-                self._modes[name] = self._mode(self._accepted[name])
+            if name in self.held:
+                self._modes[name] = self._mode(self.held[name])
             else:
                 self._modes.pop(name, None)
         # What cuts a lifeline, and whether it is enforced, may be any policy's doing.
@@ -155,9 +164,9 @@ class PolicyObjects:
         held = {name: drafted[name] for name in sorted(names & drafted.keys())}
         origins = {_key(draft.policy.origin): name for name, drafts in held.items() for draft in drafts}
         found: dict[str, list[Policy]] = {name: [] for name in names}
-        for policy in resolve((draft for drafts in held.values() for draft in drafts), self._groups):
-            name = origins[_key(policy.origin)]
-            found[name].append(replace(policy, audit=True) if self.audited(name) else policy)
+        moded = (draft.audited() if self.audited(name) else draft for name, drafts in held.items() for draft in drafts)
+        for policy in resolve(moded, self._groups):
+            found[origins[_key(policy.origin)]].append(policy)
         return found
 
     def _mean(self, name: str, policies: list[Policy]) -> bool:
@@ -175,10 +184,10 @@ class PolicyObjects:
     def _cut(self) -> dict[str, str]:
         """The lifelines that policies cut which are enforced on this node, each with one of these."""
         found: dict[str, str] = {}
-        for name in sorted(self._about_nodes):
+        for name in sorted(self._about_nodes - self._errors.keys()):
             drafts = self._drafts[name]
             if not self.audited(name) and self._host.governed_by(draft.policy for draft in drafts):
-                cut, _ = cut_by(self._accepted[name].raw)
+                cut, _ = cut_by(self.held[name].raw)
                 found |= dict.fromkeys(sorted(cut - found.keys()), str(replace(drafts[0].policy.origin, path="")))
         return found
 
@@ -198,14 +207,20 @@ class PolicyObjects:
         return self._modes.get(name, (Mode.ENFORCE, ""))[0] is Mode.AUDIT
 
     def error(self, name: str) -> str:
-        """Why it means nothing, "" if it makes sense."""
+        """What of it makes no sense, "" if all does."""
         return self._errors.get(name, "")
+
+    def doubts(self, name: str) -> list[str]:
+        """What may not be meant as it is written."""
+        if name in self._errors:
+            return []
+        return [f"{path}: {what}" for path, what in policy_doubts(_typed(name.partition("/")[0], self.held[name].raw))]
 
     def missing(self, name: str) -> list[str]:
         """What of it is not in force as it is written."""
         troubles = [self._modes.get(name, (Mode.ENFORCE, ""))[1]]
-        if name in self._accepted and self._host.governed_by(self.policies.get(name, ())):
-            troubles.append(cut_by(self._accepted[name].raw)[1])
+        if name in self.held and self._host.governed_by(self.policies.get(name, ())):
+            troubles.append(cut_by(self.held[name].raw)[1])
         return [*self.unenforced.get(name, ()), *filter(None, troubles)]
 
     def wrote(self, name: str, origin: Origin) -> bool:
@@ -214,7 +229,7 @@ class PolicyObjects:
 
     def about_nodes(self) -> dict[str, PolicyObject]:
         """Those that speak of nodes, this one or others, by kind and key."""
-        return {name: self._accepted[name] for name in sorted(self._about_nodes)}
+        return {name: self.held[name] for name in sorted(self._about_nodes)}
 
     def cidr_groups(self) -> dict[str, tuple[Network, ...]]:
         return {name.name: held for name, held in self._groups.items() if isinstance(name, CidrGroup)}

@@ -12,20 +12,18 @@ import structlog
 
 from pilus_agent.bind.policy_rows import Change, PolicyRows
 from pilus_agent.desired.endpoints import Governed
-from pilus_agent.desired.policy.answers import Decision, Layers
 from pilus_agent.desired.policy.compiler import PolicyCompiler
 from pilus_agent.desired.policy.notes import PodRanges, notes
-from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PortRow
-from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PeerClass, PolicyName
+from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts, PolicyName
 from pilus_agent.facts import RemoteEndpoint
 from pilus_agent.host_policy import FLOOR, HOST, HostPolicy
 from pilus_agent.policy_objects import PolicyObjects
+from pilus_agent.policy_words import Written, classes_in_words, in_place, objects_in, unresolved, written
 from pilus_agent.tables import Tables
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode
-from pilus_api.protocols import PROTOCOL_NAMES
 from pilus_api.resources.pilusnodestatus import MOST_PODS
 from pilus_api.rule_numbers import default_deny, rule_number
 from pilus_api.rules import Direction, Network, Origin, Policy
@@ -38,9 +36,10 @@ Item = dict[str, Any]
 
 NO_PODS: Mapping[str, Item] = {}
 _BUILTIN = "pilus"
+_NEVER = "enable-policy is never: nothing is restricted"
 
 
-def _builtin(settings: Settings) -> tuple[Policy, ...]:
+def builtin(settings: Settings) -> tuple[Policy, ...]:
     """What holds without anybody's writing it: a pod without identity is closed, and so is everyone where policy is `always`."""
     origin = Origin("Builtin", "", _BUILTIN, _BUILTIN)
     closed = [Policy(origin, selector(exists(SOURCE_RESERVED, "init")), (True, True), ())]
@@ -64,6 +63,9 @@ class PolicyStage:
         self._good: dict[str, PolicyName] = {}
         self._kept: dict[PolicyName, CompiledPolicy] = {}
         self._compiled = Compiled({}, {}, {})
+        self._unresolved: Mapping[Written, tuple[str, ...]] = {}
+        self._unresolved_of: frozenset[PolicyName] = frozenset()
+        self._large: dict[PolicyName, frozenset[Origin]] = {}  # whose rules are in a policy that is too large
         self._governed: dict[str, Governed] = {}
         self._pod_ranges: frozenset[Network] = frozenset()
         self._ranges = PodRanges()
@@ -82,7 +84,7 @@ class PolicyStage:
         for number, labels in RESERVED.items():
             self._compiler.put_identity(number, labels)
         if settings.enable_policy != "never":
-            self._compiler.put_policies(_BUILTIN, _builtin(settings))
+            self._compiler.put_policies(_BUILTIN, builtin(settings))
 
     # -- facts -------------------------------------------------------------------------------------------------------------
 
@@ -142,6 +144,8 @@ class PolicyStage:
         self._deciding = self.objects.marks
         self._put_endpoints(endpoints, ports, numbers)
         self._compiled = self._compiler.compiled()
+        self._find_unresolved()
+        self._large = {name: self._large.get(name) or objects_in(large) for name, large in self._compiled.too_large.items()}
         self._governed = {key: self._of(key) for key in endpoints}
         if self.host.labels is not None and (host := self._of(HOST)).restricts:
             # Lifelines alone, which is what enforced policies are where all are in audit mode, are not asked.
@@ -151,6 +155,11 @@ class PolicyStage:
         floor = self._compiled.endpoints[FLOOR].policy if FLOOR in self._compiled.endpoints else None
         self._good = {key: PolicyName(held.policy) for key, held in self._governed.items() if held.policy not in (b"", floor)}
         return self._governed
+
+    def _find_unresolved(self) -> None:
+        held = {name: policy for name, policy in self._compiled.policies.items() if policy.unresolved}
+        if self._unresolved_of != held.keys():
+            self._unresolved_of, self._unresolved = frozenset(held), unresolved(held.values())
 
     def _put_policies(self, moved: Iterable[str]) -> None:
         for name in moved:
@@ -166,7 +175,7 @@ class PolicyStage:
         called: dict[Identity, set[tuple[str, int, int]]] = {}
         for key, labels in endpoints.items():
             if self._endpoints.get(key) != labels or self._endpoint_ports.get(key) != ports[key]:
-                self._compiler.put_endpoint(key, Endpoint(labels, _named(ports[key])))
+                self._compiler.put_endpoint(key, Endpoint(labels, named_ports(ports[key])))
             number = numbers[key]
             if number is not None and ports[key]:
                 called.setdefault(number, set()).update(ports[key])
@@ -178,7 +187,7 @@ class PolicyStage:
         self._endpoints, self._endpoint_ports = dict(endpoints), dict(ports)
         for number in self._here | called.keys() | self._renamed:
             far = (self._elsewhere[name][number] for name in self._slices.get(number, ()))
-            now = _named(called.get(number, set()).union(*far))
+            now = named_ports(called.get(number, set()).union(*far))
             if now == self._ports.get(number, {}):
                 continue
             if now:
@@ -252,26 +261,36 @@ class PolicyStage:
             mark = (held.uid, held.generation)
             done = mark in self._realised
             error = self._error(name) or ("" if done else unwritten)
-            missing = self.objects.missing(name)
+            missing = [*self.objects.missing(name), *self._unresolved_in(name)]
+            troubled = bool(error or missing) and not self._off  # where none is in force, that is no news of a pod
             told.append(
                 {
                     "uid": held.uid,
                     "generation": held.generation,
-                    "realised": done and not error,
+                    "realised": done and not error and not self._off,
                     "error": error,
-                    "unenforced": missing,
+                    "unenforced": [_NEVER, *missing] if self._off else missing,
                     "notes": list(self._noted(name)),
                     "audited": self.objects.audited(name),
                     "selected": self._selected(name),
-                    "pods": [pods[key] for key in self._governed_by(name) if key in pods][:MOST_PODS] if error or missing else [],
+                    "pods": [pods[key] for key in self._governed_by(name) if key in pods][:MOST_PODS] if troubled else [],
                 }
             )
         return told
 
     def _noted(self, name: str) -> tuple[str, ...]:
         if name not in self._notes:
-            self._notes[name] = notes(self.objects.policies.get(name, ()), self._ranges)
+            self._notes[name] = (*notes(self.objects.policies.get(name, ()), self._ranges), *self.objects.doubts(name))
         return self._notes[name]
+
+    @property
+    def _off(self) -> bool:
+        return self._settings.enable_policy == "never"
+
+    def _unresolved_in(self, name: str) -> tuple[str, ...]:
+        """What of it is not in force because an address has no named ports."""
+        policies = self.objects.policies.get(name, ())
+        return self._unresolved.get(written(policies[0].origin), ()) if policies else ()
 
     def _selected(self, name: str) -> int:
         """How many pods of this node it governs, and the node itself."""
@@ -295,15 +314,25 @@ class PolicyStage:
     def _error(self, name: str) -> str:
         if error := self.objects.error(name):
             return error
-        for large in self._compiled.too_large.values():
-            if any(self.objects.wrote(name, origin) for origin in large.origins):
-                room = f"{large.rows} rows, and a policy may have {large.budget}"
-                return f"too large: {room}; the last version that was not stays in force"
-        return ""
+        names = {large for large, origins in self._large.items() if any(self.objects.wrote(name, origin) for origin in origins)}
+        if names and not self.objects.audited(name):  # one in audit mode beside it may be what is too much
+            names &= {held.policy for held in self._compiled.endpoints.values() if held.policy is not None}
+        if not names:
+            return ""
+        worst = max((self._compiled.too_large[large] for large in names), key=lambda large: large.rows)
+        instead = ["what it would deny is not told"] if self.objects.audited(name) else self._instead(names)
+        return "; ".join((f"too large: {worst.rows} rows, and a policy may have {worst.budget}", *instead))
+
+    def _instead(self, names: set[PolicyName]) -> list[str]:
+        """What holds for those whom policies of these names, which are too large, would govern."""
+        governed = {key: self._governed[key] for key, held in self._compiled.endpoints.items()
+                    if held.policy in names and key in self._governed}  # fmt: skip
+        host = governed.pop(HOST, None)
+        return in_place(governed.values(), names, host_keeps=None if host is None else HOST in self._good)
 
     def checks(self) -> list[Item]:
         bad = {name: error for name in self.objects.held if (error := self._error(name))}
-        return [
+        found = [
             {
                 "name": f"policy {name}",
                 "state": "degraded",
@@ -312,6 +341,14 @@ class PolicyStage:
             }
             for name, error in bad.items()
         ]
+        if self._off:
+            held = len(self.objects.held)
+            off: Item = {"name": "policy enforcement", "state": "ok", "message": _NEVER, "action": ""}
+            if held:
+                action = "set enable-policy in the ConfigMap pilus-config to default or always, and restart the agents"
+                off |= {"state": "degraded", "message": f"{_NEVER}, and there are policies ({held})", "action": action}
+            found.insert(0, off)
+        return found
 
     def views(self, numbers: Mapping[str, int]) -> list[Item]:
         found = []
@@ -319,7 +356,8 @@ class PolicyStage:
             raw = held.raw
             selected = sorted(numbers[key] for key in self._governed_by(name))
             error = self._error(name)
-            missing = ", ".join(self.objects.unenforced.get(name, ()))
+            missing = ", ".join((*self.objects.unenforced.get(name, ()), *self._unresolved_in(name)))
+            message = error or (_NEVER if self._off else f"not enforced yet: {missing}" if missing else "")
             found.append(
                 {
                     "kind": BY_SHORT[name.partition("/")[0]].name,
@@ -327,9 +365,9 @@ class PolicyStage:
                     "name": raw["metadata"]["name"],
                     "uid": held.uid,
                     "generation": held.generation,
-                    "realised": not error,
+                    "realised": not error and not self._off,
                     "mode": str(Mode.AUDIT if self.objects.audited(name) else Mode.ENFORCE),
-                    "message": error or (f"not enforced yet: {missing}" if missing else ""),
+                    "message": message,
                     "endpoints": selected,
                     "host": self.host.governed_by(self.objects.policies.get(name, ())),
                 }
@@ -342,12 +380,12 @@ class PolicyStage:
         policy = self._kept.get(PolicyName(held.policy))
         answer: Item = {"policy": held.policy.hex()}
         for direction, enforced in ((Direction.INGRESS, held.ingress_enforced), (Direction.EGRESS, held.egress_enforced)):
-            classes = _classes(policy, direction, identities) if policy and enforced else []
+            classes = classes_in_words(policy, direction, identities) if policy and enforced else []
             answer[direction.name.lower()] = {"enforced": enforced, "classes": classes}
         return answer
 
 
-def _named(ports: Ports | set[tuple[str, int, int]]) -> dict[str, frozenset[tuple[int, int]]]:
+def named_ports(ports: Ports | set[tuple[str, int, int]]) -> dict[str, frozenset[tuple[int, int]]]:
     found: dict[str, set[tuple[int, int]]] = {}
     for name, protocol, port in ports:
         found.setdefault(name, set()).add((protocol, port))
@@ -361,44 +399,3 @@ def _listed(origins: Sequence[Origin], most: int = 3) -> str:
 
 def _want(tables: Tables, change: Change) -> None:
     tables.want(change.table, change.key, change.value)
-
-
-def _classes(policy: CompiledPolicy, direction: Direction, identities: Mapping[Identity, Labels]) -> list[Item]:
-    tables = policy.directions[direction]
-    members: dict[bytes, list[str]] = {}
-    classes: dict[bytes, PeerClass] = {}
-    for identity, peer_class in tables.peers.items():
-        classes[peer_class.name] = peer_class
-        texts = " ".join(str(label) for label in identities.get(identity, ()))
-        members.setdefault(peer_class.name, []).append(f"{identity} {texts}".strip())
-    for cidr, peer_class in tables.cidrs.items():
-        classes[peer_class.name] = peer_class
-        members.setdefault(peer_class.name, []).append(f"{cidr.network} ({cidr.scope.name.lower()})")
-    found = [{"peers": sorted(members[name]), "verdicts": _verdicts(policy, classes[name])} for name in classes]
-    return [*found, {"peers": ["everybody else"], "verdicts": _verdicts(policy, tables.default)}]
-
-
-def _verdicts(policy: CompiledPolicy, peer_class: PeerClass) -> list[Item]:
-    rows = [_verdict(policy, row) for row in peer_class.table.rows]
-    if not any(row.length == ANY_PROTOCOL for row in peer_class.table.rows):
-        rows.append({"words": "everything else" if rows else "everything", "decision": "deny", "rule": None, "passed": None})
-    return rows
-
-
-def _verdict(policy: CompiledPolicy, row: PortRow) -> Item:
-    layers = Layers(row.answer, row.above)
-    answer, origin = layers.answer, policy.origin(layers.answer.rule)
-    protocol = PROTOCOL_NAMES.get(row.protocol, str(row.protocol))
-    low, high = row.span
-    if row.length == ANY_PROTOCOL:
-        words = "everything"
-    elif row.length == ANY_PORT:
-        words = f"{protocol}, every port"
-    else:
-        words = f"{protocol} {low}" + (f"-{high}" if high != low else "")
-    return {
-        "words": words,
-        "decision": "allow" if answer.decision is Decision.ALLOW else "deny",
-        "rule": str(origin) if origin else None,
-        "passed": str(policy.origin(row.above.rule)) if row.above.decision is Decision.PASS else None,
-    }

@@ -6,11 +6,12 @@ docs/agent-api.md states. Changes nothing.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from pilus_agent.desired.addresses import host_prefix, raw
 from pilus_agent.desired.nodes import CIDR_NODES, LOCAL, NODE, ROUTER
+from pilus_agent.desired.policy.tables import CompiledPolicy
 from pilus_agent.facts import Address, Attachment
 from pilus_agent.judgement import (
     HOST_PROBES,
@@ -19,6 +20,7 @@ from pilus_agent.judgement import (
     Judgement,
     Lookup,
     Packet,
+    judge,
     judge_endpoint,
     judge_host,
 )
@@ -29,11 +31,13 @@ from pilus_api.identities import FIRST_FIXED, HOST, LAST_OF_CLUSTERS, WORLD, Ide
 from pilus_api.labels import Labels, parse_label
 from pilus_api.protocols import PROTOCOL_NAMES, UDP
 from pilus_api.rule_numbers import default_deny, rule_number
-from pilus_api.rules import Direction
+from pilus_api.rules import Direction, Scope
 
 Item = dict[str, Any]
 
 _NUMBERS: Final = {name.upper(): number for number, name in PROTOCOL_NAMES.items()}
+_ANY_ADDRESS: Final[Mapping[int, Address]] = {4: IPv4Address(0), 6: IPv6Address(0)}
+_MOST_PREFIXES: Final = 3
 _MOST_BACKENDS: Final = 20
 _MOST_REFUSALS: Final = 64
 
@@ -41,7 +45,7 @@ _MOST_REFUSALS: Final = 64
 @dataclass(frozen=True, slots=True)
 class End:
     """One end. `identity` None: not known. `local`: a pod of this node. `outside`: address rules of the outside scope
-    mean it. `node` has it."""
+    mean it. `node` has it. `family`: of the world, which has no address, the half that is asked about."""
 
     words: str
     identity: Identity | None
@@ -49,6 +53,26 @@ class End:
     local: Attachment | None = None
     outside: bool = False
     node: str = ""
+    family: int = 0
+
+    @property
+    def is_world(self) -> bool:
+        return self.identity == WORLD and self.address is None
+
+    def in_family(self, version: int) -> "End":
+        """This end as one that packets of a family have."""
+        if self.is_world:
+            return replace(self, family=version)
+        own = next((one for one in self.local.addresses if one.version == version), None) if self.local else None
+        return replace(self, address=own) if own else self
+
+    def packet(self, direction: Direction, protocol: int, port: int) -> Packet | None:
+        """One from or to this end, as the other one's policy is asked; None: it has no identity yet."""
+        if self.identity is None:
+            return None
+        if self.family:
+            return Packet(direction, self.identity, _ANY_ADDRESS[self.family], self.outside, protocol, port, bits=0)
+        return Packet(direction, self.identity, self.address, self.outside, protocol, port)
 
     def item(self, labels: Mapping[Identity, Labels]) -> Item:
         return {
@@ -78,7 +102,10 @@ class Why:
         version = _version(destination) or _version(source)
         asking = self._end(source, version)
         service, targets = self._targets(destination, version, protocol, port)
-        ways = [self._way(asking, target, protocol, number) for target, number in targets]
+        ways = []
+        for target, number in targets:
+            family = target.address.version if service and target.address else version
+            ways += self._ways(asking, target, protocol, number, family)
         return {"item": {"protocol": PROTOCOL_NAMES[protocol], "service": service, "ways": ways}}
 
     def nearest(self, asked: Mapping[str, Any]) -> Item:
@@ -111,7 +138,7 @@ class Why:
     # -- ends --------------------------------------------------------------------------------------------------------------
 
     def _end(self, text: str, version: int) -> End:
-        if text == "world":
+        if text in ("world", "reserved:world"):
             return End(text, WORLD, outside=True)
         if text == "host":
             return End(text, HOST, node=self._wiring.node)
@@ -222,6 +249,32 @@ class Why:
 
     # -- the way -----------------------------------------------------------------------------------------------------------
 
+    def _ways(self, source: End, destination: End, protocol: int, port: int, version: int) -> list[Item]:
+        """One way; where an end is the world, and its two families do not fare the same, one for each.
+
+        `version`: of the address that was asked for, 0 if none was.
+        """
+        if not (source.is_world or destination.is_world):
+            return [self._way(source, destination, protocol, port)]
+        other = destination if source.is_world else source
+        families = [version] if version else self._families(other)
+        found = {family: self._way(source.in_family(family), destination.in_family(family), protocol, port) for family in families}
+        ways = list(found.values())
+        if all(way["steps"] == ways[0]["steps"] for way in ways):
+            return ways[:1]
+        for family, way in found.items():
+            way["source" if source.is_world else "destination"]["words"] += f" (IPv{family})"
+        return ways
+
+    def _families(self, end: End) -> list[int]:
+        """Those in which it has addresses."""
+        if end.local is not None:
+            held = end.local.addresses
+        else:
+            own = self._wiring.own
+            held = own.addresses if own else ()
+        return sorted({address.version for address in held}) or [4, 6]
+
     def _way(self, source: End, destination: End, protocol: int, port: int) -> Item:
         if source.address and destination.address and source.address.version != destination.address.version:
             raise PilusError(f"{source.words} and {destination.words} have no address of one family")
@@ -251,10 +304,10 @@ class Why:
         if end.local is None:
             known = end.identity is not None and FIRST_FIXED <= end.identity <= LAST_OF_CLUSTERS
             return item | {"verdict": "elsewhere", "reason": "decided by the pod's own node: ask there"} if known else None
-        if other.identity is None:
+        packet = other.packet(direction, protocol, port)
+        if packet is None:
             return item | {"verdict": "deny", "reason": f"{other.words} has no identity yet"}
         address = end.address or end.local.addresses[0]
-        packet = Packet(direction, other.identity, other.address, other.outside, protocol, port)
         found = judge_endpoint(self._lookup, address, packet)
         if found is None:
             return item | {"verdict": "deny", "reason": "the pod is not in the kernel's tables"}
@@ -269,9 +322,9 @@ class Why:
             return {"verdict": "allow", "enforced": False, "reason": "lifeline kubelet: a node's own stack reaches its pods"}
         if settings["flags"] & HOST_TUNNEL and (protocol, port) == (UDP, settings["tunnel_port"]) and self._is_node(other):
             return {"verdict": "allow", "enforced": False, "reason": "lifeline tunnel: what is in its packets is judged"}
-        if other.identity is None:
+        packet = other.packet(direction, protocol, port)
+        if packet is None:
             return {"verdict": "deny", "reason": f"{other.words} has no identity yet"}
-        packet = Packet(direction, other.identity, other.address, other.outside, protocol, port)
         found = judge_host(self._lookup, packet)
         if found is None:
             return {"verdict": "allow", "enforced": False, "reason": "no policy is about this node"}
@@ -297,17 +350,43 @@ class Why:
             return {"reason": held.trouble, "rule": None}
         policy = self._wiring.policy.numbered(held.policy)
         rules = self._wiring.policy.rules_of(policy) if policy else {}
+        depends = self._depends(held, packet, policy) if policy else ""
         if held.rule:
             by = "by address" if held.by_address else "by identity"
             return {
-                "reason": f"a rule {'allows' if held.allowed else 'denies'} it, {by}",
+                "reason": f"a rule {'allows' if held.allowed else 'denies'} it, {by}{depends}",
                 "rule": rules.get(str(rule_number(held.policy, held.rule))),
             }
         if held.allowed:
-            return {"reason": "no rule means it, and nothing denies by default", "rule": None}
+            return {"reason": f"no rule means it, and nothing denies by default{depends}", "rule": None}
         near = nearest_miss(policy, packet, self._wiring.identities.labels) if policy else ""
         default = default_deny(held.policy, packet.direction)
-        return {"reason": "no rule means it", "rule": rules.get(str(default)), "nearest": near or None}
+        return {"reason": f"no rule means it{depends}", "rule": rules.get(str(default)), "nearest": near or None}
+
+    def _depends(self, held: Judgement, packet: Packet, policy: CompiledPolicy) -> str:
+        """Which addresses fare otherwise than the world at large, "" if none do.
+
+        Which prefixes have rows, the agent knows; what these say, the kernel is asked, once for all that are to say the same.
+        """
+        if packet.address is None or packet.bits is None:
+            return ""
+        said: dict[bytes, bool] = {}
+        others = []
+        for key, peer_class in policy.directions[packet.direction].cidrs.items():
+            network, wanted = key.network, peer_class.table.name
+            if key.scope is not Scope.OUTSIDE or network.version != packet.address.version or network.prefixlen <= packet.bits:
+                continue
+            if wanted not in said:
+                within = replace(packet, address=network.network_address, bits=network.prefixlen)
+                said[wanted] = judge(self._lookup, held.policy, within).allowed
+            if said[wanted] != held.allowed:
+                others.append(network)
+        if not others:
+            return ""
+        shown = ", ".join(map(str, sorted(others, key=lambda one: (one.prefixlen, one))[:_MOST_PREFIXES]))
+        more = f" and {len(others) - _MOST_PREFIXES} more" if len(others) > _MOST_PREFIXES else ""
+        verb = f"{'is' if len(others) == 1 else 'are'} {'denied' if held.allowed else 'allowed'}"
+        return f"; it depends on the address: {shown}{more} {verb}"
 
 
 def _means(wanted: Any, label: Any) -> bool:

@@ -13,12 +13,12 @@ from typing import Any
 import click
 
 from pilus_api.errors import InvalidError
-from pilus_api.policies import drafts_of, groups_of, is_policy, resolve
-from pilus_api.policy_modes import MODE_ANNOTATION, mode_of
+from pilus_api.policies import Draft, drafts_of, groups_of, is_policy, resolve
 from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
 from pilus_api.resources.model import parse
-from pilus_api.rules import CidrGroup, Policy
+from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, CidrGroup, Direction, Policy, Rule
 from pilus_api.yaml_text import BrokenYaml, Document, Position, located
+from pilus_cli.lint import doubts, unserved
 from pilus_cli.output import Asking, pass_asking
 from pilus_cli.terminal import console, safe
 
@@ -42,6 +42,16 @@ class Finding:
         return f"{self.file}:{self.line}:{self.column}: {self.severity}: {where}{path}{self.message}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """An object, and where it stands; `steps` lead to it in its document."""
+
+    file: str
+    document: Document
+    obj: Mapping[str, Any]
+    steps: str
+
+
 @dataclass(slots=True)
 class Checked:
     """What was found in one or more texts, and how many policies there were."""
@@ -57,7 +67,7 @@ class Checked:
 def check(texts: Iterable[tuple[str, str]], cluster: str = "default", *, nodes: bool = False) -> Checked:
     """Check named texts together: a group that one of them has is known to the others."""
     checked = Checked([])
-    found: list[tuple[str, Document, Mapping[str, Any]]] = []
+    found: list[_Place] = []
     for file, text in texts:
         for document in located(text):
             if isinstance(document, BrokenYaml):
@@ -66,11 +76,11 @@ def check(texts: Iterable[tuple[str, str]], cluster: str = "default", *, nodes: 
             for key, position in document.repeated():
                 message = f"the key {key!r} is given twice, and the first is lost"
                 checked.findings.append(_finding(file, position, _ERROR, "", "", message))
-            found += ((file, document, obj) for obj in objects(document.value))
-    groups = {obj["metadata"]["name"] for _, _, obj in found if obj.get("kind") == "CiliumCIDRGroup" and _named(obj)}
-    for file, document, obj in found:
-        checked.policies += is_policy(obj)
-        checked.findings += _object(file, document, obj, cluster, groups, nodes)
+            found += (_Place(file, document, obj, steps) for steps, obj in _stepped(document.value))
+    groups = {one.obj["metadata"]["name"] for one in found if one.obj.get("kind") == "CiliumCIDRGroup" and _named(one.obj)}
+    for place in found:
+        checked.policies += is_policy(place.obj)
+        checked.findings += _object(place, cluster, groups, nodes)
     checked.findings.sort(key=lambda finding: (finding.file, finding.line, finding.column))
     return checked
 
@@ -79,26 +89,38 @@ def _finding(file: str, position: Position, severity: str, what: str, path: str,
     return Finding(file, position.line, position.column, severity, what, path, message)
 
 
+def _stepped(value: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each object of a document with the way to it: a List has many."""
+    if not (isinstance(value, dict) and value.get("kind") == "List"):
+        return [("", value)] if isinstance(value, dict) else []
+    held = value.get("items")
+    return [(f"items[{i}].", one) for i, one in enumerate(held if isinstance(held, list) else ()) if isinstance(one, dict)]
+
+
 def objects(value: Any) -> list[Mapping[str, Any]]:
-    held = value.get("items") if isinstance(value, dict) and value.get("kind") == "List" else [value]
-    return [one for one in held if isinstance(one, dict)] if isinstance(held, list) else []
+    return [obj for _, obj in _stepped(value)]
 
 
 def _named(obj: Mapping[str, Any]) -> bool:
     return isinstance(obj.get("metadata"), dict) and isinstance(obj["metadata"].get("name"), str)
 
 
-def _object(
-    file: str, document: Document, obj: Mapping[str, Any], cluster: str, groups: set[str], nodes: bool
-) -> Iterator[Finding]:
+def _object(place: _Place, cluster: str, groups: set[str], nodes: bool) -> Iterator[Finding]:
+    obj = place.obj
     kind = obj.get("kind")
     metadata = obj["metadata"] if isinstance(obj.get("metadata"), dict) else {}
     name = "/".join(str(part) for part in (metadata.get("namespace"), metadata.get("name")) if part)
     what = f"{kind} {name}".strip()
 
     def finding(severity: str, path: str, message: str) -> Finding:
-        return _finding(file, document.position(path), severity, what, path.partition(" ")[0], message)
+        position = place.document.position(f"{place.steps}{path}")
+        return _finding(place.file, position, severity, what, path.partition(" ")[0], message)
 
+    if (nowhere := unserved(obj)) is not None:
+        yield finding(_ERROR, *nowhere)
+        return
+    if kind == "Namespace":
+        yield from (finding(_WARNING, *doubt) for doubt in doubts(obj))
     try:
         if kind == "CiliumCIDRGroup":
             parse(CiliumCIDRGroup, obj)
@@ -111,13 +133,14 @@ def _object(
         return
     for field in dict.fromkeys(field for policy in policies for field in _unenforced(policy)):
         yield finding(_WARNING, field, "is not in force yet: what it would allow is denied")
+    for rule, port in _unresolved(drafts):
+        effect = "denies every port of its protocol" if rule.deny else "allows nothing"
+        yield finding(_WARNING, rule.origin.path, f"an address has no named port {port}: by addresses it {effect}")
     for group in sorted(
         str(group.name) for group in groups_of(drafts) if isinstance(group, CidrGroup) and group.name not in groups
     ):
         yield finding(_WARNING, "spec", f"names the CiliumCIDRGroup {group}, which none of these files has")
-    _, trouble = mode_of(obj, "", everywhere=False)
-    if trouble:
-        yield finding(_WARNING, f"metadata.annotations.{MODE_ANNOTATION}", trouble)
+    yield from (finding(_WARNING, *doubt) for doubt in doubts(obj))
 
 
 def _unenforced(policy: Policy) -> Iterator[str]:
@@ -126,11 +149,27 @@ def _unenforced(policy: Policy) -> Iterator[str]:
         yield from rule.unenforced
 
 
+def _unresolved(drafts: Iterable[Draft]) -> Iterator[tuple[Rule, str]]:
+    """Egress rules that have both addresses and a named port, once for each name. The API servers' addresses are left out: whether
+    they have any here is for the cluster to say."""
+    for draft in drafts:
+        for rule in draft.policy.rules:
+            by_address = any(
+                isinstance(peer, AddressPeer) or (isinstance(peer, AddressGroup) and not isinstance(peer.name, ApiServers))
+                for peer in rule.peers or ()
+            )
+            if rule.direction is Direction.EGRESS and by_address and (rule.deny or not rule.unenforced):
+                yield from ((rule, name) for name in sorted({port.name for port in rule.ports or () if port.name}))
+
+
 def files(given: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Raises ClickException for what can't be read."""
     for name in given:
         if name == "-":
-            yield "-", sys.stdin.read(_LARGEST + 1)
+            text = sys.stdin.read(_LARGEST + 1)
+            if len(text) > _LARGEST:
+                raise click.ClickException(f"standard input has more than {_LARGEST} characters")
+            yield "-", text
             continue
         path = Path(name)
         paths = sorted(one for one in path.rglob("*") if one.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]

@@ -22,7 +22,8 @@ _STYLES = {"allow": "green", "deny": "red"}
 def why(asking: Asking, source: str, destination: str) -> None:
     """Whether SOURCE may reach DESTINATION, and which rule says so.
 
-    An end is a pod (NAMESPACE/NAME), a Service, an address ([fd00::1]:80), labels (k8s:app=web,k8s:env=prod), world, or host. The
+    An end is a pod (NAMESPACE/NAME), a Service, an address ([fd00::1]:80), labels (k8s:app=web,k8s:env=prod), world, or host. world
+    is whatever is outside and no rule names more narrowly than by its family; prefixes that fare otherwise are named. The
     protocol is TCP, UDP, SCTP, ICMP or ICMPv6, whose port is the type; without one it is TCP. What the kernel's tables hold is
     asked, on this node: for a pod of another node, ask there.
     """

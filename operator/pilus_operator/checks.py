@@ -1,6 +1,6 @@
 """What a policy's condition `Valid` rests on.
 
-In: a policy of a kind that has a status, as it stands in the API server. Out: nothing, or InvalidError. The API
+In: a policy, as it stands in the API server. Out: nothing, or InvalidError. The API
 server has refused most of what means nothing; what is found here is what a schema can't say, and what was stored before it said so.
 """
 

@@ -1,7 +1,7 @@
 """Policies: what an object's status says about it.
 
 In: policies, what each node has realised of them, and which nodes there are. Out: the status that a policy should have, if it has
-another. Pure: no clock, no network.
+another; of a kind without a status the conditions that it would have, which are kept here alone. Pure: no clock, no network.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from pilus_api.connection import Object
 from pilus_api.policy_kinds import POLICY_KINDS, optional
+from pilus_api.resources.pilusnodestatus import MORE
 from pilus_operator.facts import Realised
 
 VALID = "Valid"
@@ -28,7 +29,8 @@ _PLAIN = tuple(f"/apis/{kind.version}/" for kind in POLICY_KINDS if optional(kin
 class Policy:
     """One policy. `error` says why it means nothing, "" if it is valid; the rest is its status as it stands there.
 
-    `plain`: its definition is another project's, and has conditions alone, each with a reason.
+    `path`: of its status, "" for a kind that has none. `plain`: its definition is another project's, and has conditions alone, each
+    with a reason.
     """
 
     path: str
@@ -52,6 +54,8 @@ class Policies:
     _said: dict[str, Mapping[str, Realised]] = field(default_factory=dict)
 
     def set_policy(self, uid: str, policy: Policy) -> None:
+        if not policy.path and uid in self.policies:  # nobody else keeps them
+            policy = replace(policy, conditions=self.policies[uid].conditions)
         self.policies[uid] = policy
         self.dirty.add(uid)
 
@@ -107,7 +111,7 @@ class Policies:
         if policy.plain:
             there = enforced == f"{len(self._nodes)}/{len(self._nodes)}"
             wanted[IN_FORCE] = ("False" if missing or not there else "True", missing or f"On {enforced} nodes")
-        elif missing or any(("type", IN_FORCE) in pairs for pairs in policy.conditions):
+        elif missing or (current and any(("type", IN_FORCE) in pairs for pairs in policy.conditions)):
             wanted[IN_FORCE] = ("False", missing) if missing else ("True", IN_FORCE_TEXT)
         notes = _notes(current)
         if notes or (current and any(("type", NOTES) in pairs for pairs in policy.conditions)):
@@ -118,7 +122,7 @@ class Policies:
             # A merge patch replaces a list, so the other conditions go with it.
             held = [dict(pairs) for pairs in policy.conditions]
             found["conditions"] = [one for one in held if one.get("type") not in changed] + list(changed.values())
-        if policy.plain:
+        if policy.plain or not policy.path:
             return found or None
         if policy.enforced != enforced:
             found["enforced"] = enforced
@@ -136,7 +140,9 @@ class Policies:
         # Of a kind that always has the second, it is false until every node has spoken: that is no news.
         wrong = {(VALID, policy.error), (IN_FORCE, _missing(self._current(uid)))}
         told = [(str(one.get("type")), str(one.get("message"))) for one in status.get("conditions", ())]
-        return [(f"Not{kind}", message) for kind, message in told if message and (kind, message) in wrong - known]
+        doubtful = {(NOTES, _notes(self._current(uid)))}
+        found = [(f"Not{kind}", message) for kind, message in told if message and (kind, message) in wrong - known]
+        return found + [pair for pair in told if pair[1] and pair in doubtful - known]
 
     def troubled(self, uid: str) -> list[tuple[tuple[str, str, str], str]]:
         """Pods (namespace, name, uid) that this generation governs otherwise than it is written, each with what is missing."""
@@ -160,8 +166,12 @@ class Policies:
 def _missing(current: Mapping[str, Realised]) -> str:
     """What keeps a generation from being in force as it is written, "" if nothing does that a node has told of."""
     errors = [f"{node}: {said.error}" if node else said.error for node, said in current.items() if said.error]
-    fields = sorted({path for said in current.values() for path in said.unenforced})
-    parts = ["; ".join(errors)] if errors else []
+    told = {text for said in current.values() for text in said.unenforced}
+    # A path of a field, or a sentence; a count of more is of those that stand before it.
+    fields = sorted(text for text in told if text.startswith("spec"))
+    sentences = sorted(text for text in told.difference(fields) if not MORE.match(text))
+    (fields or sentences).extend(sorted(text for text in told if MORE.match(text)))
+    parts = errors + sentences
     if fields:
         parts.append(f"not in force as it is written, and what it would allow by that is denied: {', '.join(fields)}")
     return "; ".join(parts)[:_LONGEST_TEXT]
@@ -170,7 +180,7 @@ def _missing(current: Mapping[str, Realised]) -> str:
 def _notes(current: Mapping[str, Realised]) -> str:
     """What nodes note of a generation; they note the same, but not at the same time."""
     found = dict.fromkeys(note for said in current.values() for note in said.notes)
-    return "; ".join(found)[:_LONGEST_TEXT]
+    return "; ".join(sorted(found, key=lambda note: MORE.match(note) is not None))[:_LONGEST_TEXT]
 
 
 def conditions_of(raw: Object) -> tuple[tuple[tuple[str, str], ...], ...]:

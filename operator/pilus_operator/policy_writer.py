@@ -1,25 +1,28 @@
-"""Policies, written: conditions and `enforced`, through the status subresource.
+"""Policies, written: conditions and `enforced`, through the status subresource, and Events.
 
-In: policies, nodes' words about them, and nodes. Out: one patch a second at most for each policy.
+In: policies, nodes' words about them, and nodes. Out: one patch a second at most for each policy, and Events of what is not as it
+was declared; of a kind without a status Events alone.
 """
 
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
-from pilus_api.connection import ApiError, Connection, NotFound, Object
+from pilus_api.connection import ApiError, Connection, NotFound, Object, Unavailable
 from pilus_api.errors import InvalidError
+from pilus_api.policy_kinds import POLICY_KINDS
 from pilus_api.watch import Key
 from pilus_operator.facts import Realised
-from pilus_operator.policies import Policies, policy_of
+from pilus_operator.policies import Policies, Policy, policy_of
 from pilus_operator.reconcile import each
 
 # Nodes tell of a new policy one after the other; its status need not be written for each.
 PAUSE_SECONDS = 1.0
 _LONGEST_EVENT = 1024  # what an API server takes
 _MOST_PODS = 32  # that are told of one generation of a policy
+_BUILTIN = {kind.path: kind for kind in POLICY_KINDS if kind.builtin}
 
 
 class PolicyWriter:
@@ -43,6 +46,8 @@ class PolicyWriter:
         if raw is None:
             return
         self._uids[collection, key] = metadata["uid"]
+        if (builtin := _BUILTIN.get(collection)) is not None:
+            raw = {**raw, "apiVersion": builtin.version, "kind": builtin.name}  # which items of a list don't bear
         error = ""
         try:
             self._check(raw)
@@ -50,7 +55,7 @@ class PolicyWriter:
             error = str(invalid)
         namespace = f"namespaces/{metadata['namespace']}/" if metadata.get("namespace") else ""
         group, _, plural = collection.rpartition("/")
-        path = f"{group}/{namespace}{plural}/{metadata['name']}/status"
+        path = "" if builtin else f"{group}/{namespace}{plural}/{metadata['name']}/status"
         self._policies.set_policy(metadata["uid"], policy_of(raw, path, error))
 
     def node(self, name: str, present: bool) -> None:
@@ -78,14 +83,23 @@ class PolicyWriter:
             return
         news = self._policies.news(uid, status)
         try:
-            # With the uid, a policy of the same name that came in between is not taken for this one.
-            made = await self._connection.patch(policy.path, {"metadata": {"uid": uid}, "status": status})
+            if policy.path:
+                # With the uid, a policy of the same name that came in between is not taken for this one.
+                made = await self._connection.patch(policy.path, {"metadata": {"uid": uid}, "status": status})
+                status = made.get("status") or {}
+            else:  # nothing else says it, so it is tried again
+                await self._tell_all(policy, news)
         except NotFound:
             return  # gone, and the watch tells us
         except BaseException:
             self._policies.dirty.add(uid)
             raise
-        self._policies.written(uid, made.get("status") or {})
+        self._policies.written(uid, status)
+        if policy.path:
+            with contextlib.suppress(Unavailable):  # the condition stands
+                await self._tell_all(policy, news)
+
+    async def _tell_all(self, policy: Policy, news: Iterable[tuple[str, str]]) -> None:
         for reason, message in news:
             await self._tell(dict(policy.about), reason, message)
 
@@ -97,16 +111,17 @@ class PolicyWriter:
         for (namespace, name, pod), message in self._policies.troubled(uid):
             if (pod, message) in told or len(told) >= _MOST_PODS:
                 continue
-            told.add((pod, message))
             about = {"apiVersion": "v1", "kind": "Pod", "name": name, "namespace": namespace, "uid": pod}
-            await self._tell(about, "PolicyNotInForce", message)
+            with contextlib.suppress(Unavailable):
+                await self._tell(about, "PolicyNotInForce", message)
+                told.add((pod, message))
         if told:
             self._told[uid] = generation, told
         else:
             self._told.pop(uid, None)
 
     async def _tell(self, about: Object, reason: str, message: str) -> None:
-        """An Event, for who looks at the object with `kubectl describe`. If it can not be written, the condition stands. An
+        """An Event, for who looks at the object with `kubectl describe`. Raises Unavailable where another try may do better. An
         operator that starts anew does not write the same one again."""
         now = datetime.now(UTC)
         mark = hashlib.sha256(f"{about['uid']} {reason} {message}".encode()).hexdigest()[:16]
@@ -118,5 +133,9 @@ class PolicyWriter:
             "message": message[:_LONGEST_EVENT], "count": 1, "source": {"component": "pilus-operator"},
             "firstTimestamp": f"{now:%Y-%m-%dT%H:%M:%SZ}", "lastTimestamp": f"{now:%Y-%m-%dT%H:%M:%SZ}",
         }  # fmt: skip
-        with contextlib.suppress(ApiError):
+        try:
             await self._connection.post(f"/api/v1/namespaces/{namespace}/events", event)
+        except Unavailable:
+            raise
+        except ApiError:
+            return  # it stands there already, or nobody may: its namespace goes

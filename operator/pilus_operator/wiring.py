@@ -6,7 +6,7 @@
                                    |
     nodes ----------------> ranges +------> PilusRangeClaim, CiliumNode
       |
-    policies, PilusNodeStatus (kopf) -----> conditions, `enforced`
+    policies, PilusNodeStatus (kopf) -----> conditions, `enforced`, Events
 
 Nothing outlives the term: the next leader begins with what the API server holds.
 """
@@ -34,8 +34,6 @@ from pilus_operator.slice_writer import SLICES, SliceWriter
 PODS: Final = "/api/v1/pods"
 NAMESPACES: Final = "/api/v1/namespaces"
 ENDPOINTS: Final = "/apis/cilium.io/v2/ciliumendpoints"
-# Those that have a status.
-POLICIES: Final = tuple(kind for kind in POLICY_KINDS if not kind.builtin)
 # Watched for definitions that may come.
 _MISSING: Final = frozenset(kind.path for kind in POLICY_KINDS if optional(kind))
 
@@ -69,6 +67,8 @@ class Term:
         self._ranging = Loop("ranges", self._range, metrics)
         self._slicing = Loop("endpoint slices", self._slice, metrics)
         self._judging = Loop("policies", self._judge, metrics)
+        # What the nodes don't read is not in force, and nobody expects it to be.
+        self._kinds = tuple(kind for kind in POLICY_KINDS if settings.enable_k8s_networkpolicy or not kind.builtin)
         self._loops = (self._allocation, self._collection, self._ranging, self._slicing, self._judging)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -92,7 +92,7 @@ class Term:
             (range_writer.NODES, facts.node, self._node, (ranges, slices)),
             (range_writer.CILIUM_NODES, facts.cilium_node, self._cilium_node, (ranges, policies)),
             (range_writer.CLAIMS, facts.claim, self._claim, (ranges, slices)),
-            *((kind.path, _whole, partial(self._policies.policy, kind.path), (policies,)) for kind in POLICIES),
+            *((kind.path, _whole, partial(self._policies.policy, kind.path), (policies,)) for kind in self._kinds),
         )
         async with asyncio.TaskGroup() as group:
             for path, prune, receive, woken in sources:

@@ -1,12 +1,21 @@
-"""How many worlds are tried: 500, or PILUS_SOAK of them."""
+"""How many worlds are tried: 500, or PILUS_SOAK of them; and which, for whoever wants the same again."""
 
-from hypothesis import HealthCheck, settings
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, core, settings
 from tests.soak import SOAK, longer
+
+SEEDS = Path(__file__).parents[2] / "build/seeds"
 
 settings.register_profile(
     "worlds",
     max_examples=SOAK,
     deadline=None,
+    derandomize=False,  # which is hypothesis' own way wherever CI is set: the same worlds for ever
+    print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 WORLDS = settings.get_profile("worlds")
@@ -18,3 +27,17 @@ ROADS = settings.get_profile("roads")
 # Objects cost more each: 100, or PILUS_SOAK of them.
 settings.register_profile("objects", settings.get_profile("worlds"), max_examples=longer(SOAK, 100))
 OBJECTS = settings.get_profile("objects")
+
+
+# Of --hypothesis-seed, or one that nobody has chosen. Set as this is imported: by every file that draws worlds, before it does.
+if core.global_force_seed is None:
+    core.global_force_seed = secrets.randbits(32)  # type: ignore[assignment]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """Tell the seed and keep it, with what came of it."""
+    told = f"{core.global_force_seed} {SOAK} worlds, exit status {int(exitstatus)}"
+    terminalreporter.write_line(f"--hypothesis-seed={told}")
+    SEEDS.parent.mkdir(exist_ok=True)
+    with SEEDS.open("a") as file:
+        file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {told}\n")

@@ -1,7 +1,8 @@
 """PilusNodeStatus: which policies are in force on a node. Named after the node and written by its agent alone."""
 
+import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -10,12 +11,18 @@ from pilus_api.resources.model import Model, Resource
 
 # How many pods of a node are told of, for each policy that is not in force as it is written.
 MOST_PODS = 16
+# Characters. What goes beyond is refused with the whole object, so agents cut it (pilus_agent.status_limits).
+LONGEST_ERROR: Final = 4096
+LONGEST_TEXT: Final = 512
+LONGEST_NAMES: Final = {"namespace": 63, "name": 253, "uid": 128}  # of a pod
+# The last of a list that was cut says how many were left out.
+MORE: Final = re.compile(r"and (\d{1,9}) more\b")
 
 
 class GovernedPod(Model):
-    namespace: Annotated[str, Field(max_length=63)]
-    name: Annotated[str, Field(max_length=253)]
-    uid: Annotated[str, Field(max_length=128)]
+    namespace: Annotated[str, Field(max_length=LONGEST_NAMES["namespace"])]
+    name: Annotated[str, Field(max_length=LONGEST_NAMES["name"])]
+    uid: Annotated[str, Field(max_length=LONGEST_NAMES["uid"])]
 
 
 class RealisedPolicy(Model):
@@ -29,9 +36,9 @@ class RealisedPolicy(Model):
     uid: Annotated[str, Field(min_length=1, max_length=128)]
     generation: int
     realised: bool
-    error: Annotated[str, Field(max_length=4096)] = ""
-    unenforced: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=1000)] = ()
-    notes: Annotated[Sequence[Annotated[str, Field(max_length=512)]], Field(max_length=100)] = ()
+    error: Annotated[str, Field(max_length=LONGEST_ERROR)] = ""
+    unenforced: Annotated[Sequence[Annotated[str, Field(max_length=LONGEST_TEXT)]], Field(max_length=1000)] = ()
+    notes: Annotated[Sequence[Annotated[str, Field(max_length=LONGEST_TEXT)]], Field(max_length=100)] = ()
     audited: bool = False
     selected: Annotated[int, Field(ge=0)] = 0
     pods: Annotated[Sequence[GovernedPod], Field(max_length=MOST_PODS)] = ()

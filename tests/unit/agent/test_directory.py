@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from pilus_agent.facts import Pod
 from pilus_agent.sources.directory import DirectorySource
+from pilus_api import yaml_text
 from pilus_api.labels import IdentityFilter
 
 
@@ -122,6 +123,31 @@ def test_nothing_is_read_twice(tmp_path: Path, source: DirectorySource) -> None:
     write(tmp_path, "a.yaml", POLICY)
     assert source._look()
     assert not source._look()
+
+
+def test_a_policy_of_10_mb_is_refused_before_anybody_reads_it(
+    tmp_path: Path, source: DirectorySource, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a.yaml", POLICY)
+    look(source)
+    parsed: list[str] = []
+
+    class Counting(yaml_text._Loader):
+        def __init__(self, text: str) -> None:
+            parsed.append(text)
+            super().__init__(text)
+
+    monkeypatch.setattr(yaml_text, "_Loader", Counting)
+    large = POLICY.replace("[{}]", "[" + "{toPorts: [{ports: [{port: '80'}]}]}, " * 280_000 + "{}]")
+    assert len(large) > 10_000_000
+    with capture_logs() as logs:
+        write(tmp_path, "a.yaml", large + "\n---" + POD.replace("NAME", "late"))
+        look(source)
+    (log,) = logs
+    assert log["error"].startswith(f"a document of {len(large)} characters: no API server holds an object of more than 1572864")
+    assert ("cnp", "default/closed") in told.facts, "what was enforced became unenforced by it"
+    assert ("pods", "default/late") in told.facts
+    assert parsed == [POD.replace("NAME", "late")]
 
 
 def test_a_nodes_labels_are_its_nodes_or_its_ciliumnodes(tmp_path: Path, source: DirectorySource, told: Told) -> None:

@@ -242,7 +242,8 @@ async def test_switched_off(kernel: FakeKernel, settings: dict[str, Any]) -> Non
         await world.realise()
         assert (host_row(world), flags(world)) == (None, 0)
         (told,) = world.wiring.policy.acknowledgements("")
-        assert told["unenforced"] == (["spec.nodeSelector"] if "enable_host_firewall" in settings else [])
+        never = "enable-policy is never: nothing is restricted"
+        assert told["unenforced"] == (["spec.nodeSelector"] if "enable_host_firewall" in settings else [never])
 
 
 @pytest.mark.parametrize("on", [None, True])
@@ -269,7 +270,15 @@ async def test_a_policy_that_does_not_fit_leaves_the_lifelines(kernel: FakeKerne
         await world.realise()
         assert why(world, "world", "host", 22) == "allow Lifeline ssh ingress"
         assert why(world, "world", "host", 443) == "deny default deny of Builtin host-floor"
-        assert "too large" in world.wiring.policy.acknowledgements("")[0]["error"]
+        error = world.wiring.policy.acknowledgements("")[0]["error"]
+        assert error.startswith("too large: ")
+        assert error.endswith("; this node has none to keep, but for its lifelines")
+        world.wiring.put("ccnp", "huge", about_nodes("huge", {"ingress": [WORLD_TO_80]}))
+        await world.realise()
+        world.wiring.put("ccnp", "huge", about_nodes("huge", huge))
+        await world.realise()
+        assert world.wiring.policy.acknowledgements("")[0]["error"].endswith("; this node keeps the last version that was not")
+        assert why(world, "world", "host", 80) == "allow CiliumClusterwideNetworkPolicy huge spec.ingress[0]"
 
 
 async def test_the_firewall_begins_when_its_row_is_there(kernel: FakeKernel) -> None:
@@ -296,17 +305,16 @@ async def test_the_firewall_begins_when_its_row_is_there(kernel: FakeKernel) -> 
 
 
 async def test_an_invalid_change_cuts_no_lifeline(kernel: FakeKernel) -> None:
-    """What a policy said before stays in force, and so do its annotations."""
+    """It closes what it could have meant, and whoever has to correct it gets in."""
     spec = {"ingress": [WORLD_TO_80]}
     world = guarded(kernel, about_nodes("a", spec))
     async with world.running():
         await world.realise()
         wrong = {"ingress": [{"toPorts": "x"}]}
-        world.wiring.put("ccnp", "a", about_nodes("a", wrong, annotations={CUT_ANNOTATION: "all", MODE_ANNOTATION: "audit"}))
+        world.wiring.put("ccnp", "a", about_nodes("a", wrong, annotations={CUT_ANNOTATION: "all"}))
         await world.realise()
         assert why(world, "world", "host", 22) == "allow Lifeline ssh ingress"
-        assert why(world, "world", "host", 81).startswith("deny")
-        assert [held.raw["spec"]["ingress"] for held in world.wiring.policy.objects.about_nodes().values()] == [[WORLD_TO_80]]
+        assert why(world, "world", "host", 80).startswith("deny")
 
 
 async def test_the_api_server_that_the_agent_asks_is_reached(kernel: FakeKernel) -> None:

@@ -208,11 +208,13 @@ def test_a_policy_that_goes_takes_its_rows_along(stage: PolicyStage, tables: Tab
     assert all(not tracker.held for tracker in tables.trackers.values())
 
 
-def test_an_object_that_makes_no_sense_leaves_what_it_said_before(stage: PolicyStage, tables: Tables) -> None:
+def test_an_object_that_makes_no_sense_is_closed_where_it_can_not_be_read(stage: PolicyStage, tables: Tables) -> None:
+    """Whatever it said before: an agent that has just begun knows nothing of that."""
     stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
-    before = decide(stage, tables)
-    stage.objects.put("cnp", "default/let", policy("let", {"ingress": [{}]}, generation=2))
-    assert decide(stage, tables) == before
+    assert decide(stage, tables).ingress_enforced
+    stage.objects.put("cnp", "default/let", policy("let", {"egress": [{}]}, generation=2))
+    found = decide(stage, tables)
+    assert (found.ingress_enforced, found.egress_enforced) == (False, True)
     told = stage.acknowledgements("")
     assert [(one["generation"], one["realised"]) for one in told] == [(2, False)]
     assert "endpointSelector" in told[0]["error"]
@@ -338,6 +340,19 @@ def test_audit_changes_nothing_but_what_is_told(stage: PolicyStage, tables: Tabl
     assert stage.number(found.audit) != stage.number(found.policy) != 0
 
 
+def test_what_an_audited_policy_requires_binds_no_enforced_one(stage: PolicyStage, tables: Tables) -> None:
+    demand = policy("other", {"endpointSelector": {}, "ingress": [{"fromRequires": [{"matchLabels": {"app": "stranger"}}]}]})
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
+    alone = decide(stage, tables)
+    demand.raw["metadata"]["annotations"] = {"pilus.io/mode": "audit"}
+    stage.objects.put("cnp", "default/other", demand)
+    assert decide(stage, tables).policy == alone.policy
+    enforced = deepcopy(demand)
+    enforced.raw["metadata"]["annotations"] = {}
+    stage.objects.put("cnp", "default/other", enforced)
+    assert decide(stage, tables).policy != alone.policy
+
+
 def test_who_denies_by_default_has_a_name(stage: PolicyStage, tables: Tables) -> None:
     stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
     found = decide(stage, tables)
@@ -407,3 +422,105 @@ def test_pods_are_named_where_a_policy_is_not_in_force_for_them(stage: PolicySta
     stage.objects.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"),))
     stage.decide(dict.fromkeys(many, labels("web")), dict.fromkeys(many, frozenset()), dict.fromkeys(many, WEB))
     assert stage.acknowledgements("", many)[0]["pods"] == []
+
+
+BY_NAME: dict[str, Any] = {
+    "endpointSelector": {"matchLabels": {"app": "web"}},
+    "egress": [
+        {"toEndpoints": [{}], "toPorts": [{"ports": [{"port": "http", "protocol": "TCP"}]}]},
+        {"toCIDR": ["192.0.2.0/24"], "toPorts": [{"ports": [{"port": "http", "protocol": "TCP"}, {"port": "80"}]}]},
+    ],
+    "egressDeny": [{"toCIDR": ["198.51.100.0/24"], "toPorts": [{"ports": [{"port": "dns", "protocol": "UDP"}]}]}],
+}
+
+
+def test_a_named_port_of_an_address_is_told_as_not_in_force(stage: PolicyStage, tables: Tables) -> None:
+    """And goes with what says it; of pods, and without addresses, it is in force."""
+    stage.objects.put("cnp", "default/out", policy("out", BY_NAME))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
+    decide(stage, tables)
+    stage.realised()
+    missing = [
+        "spec.egressDeny[0] (an address has no named port dns)",
+        "spec.egress[1] (an address has no named port http)",
+    ]
+    pods = {"web": {"namespace": "default", "name": "web", "uid": "u"}}
+    let, out = stage.acknowledgements("", pods)
+    assert (let["unenforced"], let["pods"]) == ([], [])
+    assert sorted(out["unenforced"]) == sorted(missing)
+    assert (out["realised"], out["pods"]) == (True, [pods["web"]])
+    messages = {view["name"]: view["message"] for view in stage.views({"web": 1})}
+    assert messages["let"] == ""
+    assert all(each in messages["out"] for each in missing)
+    stage.objects.put("cnp", "default/out", policy("out", {**BY_NAME, "egress": BY_NAME["egress"][:1], "egressDeny": []}, 2))
+    decide(stage, tables)
+    assert [told["unenforced"] for told in stage.acknowledgements("")] == [[], []]
+
+
+def test_with_enable_policy_never_every_policy_says_so(tables: Tables) -> None:
+    """`kubectl get cnp` must not show as enforced what is not; pods get no Event for it."""
+    stage = PolicyStage(Settings(enable_policy="never"))
+    stage.identity(WEB, labels("web"))
+    (check,) = stage.checks()
+    assert (check["state"], check["message"]) == ("ok", "enable-policy is never: nothing is restricted")
+    spec: dict[str, Any] = {"endpointSelector": {}, "ingress": [{"fromGroups": [{}]}]}
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/group", policy("group", spec))
+    assert not decide(stage, tables).ingress_enforced
+    stage.realised()
+    group, let = stage.acknowledgements("", {"web": {"namespace": "default", "name": "web", "uid": "u"}})
+    assert let["unenforced"] == ["enable-policy is never: nothing is restricted"]
+    assert group["unenforced"] == [*let["unenforced"], "spec.ingress[0].fromGroups"]
+    assert [(told["realised"], told["error"], told["pods"]) for told in (group, let)] == [(False, "", [])] * 2
+    assert [(view["realised"], view["message"]) for view in stage.views({"web": 1})] == [
+        (False, "enable-policy is never: nothing is restricted")
+    ] * 2
+    (check,) = stage.checks()
+    assert check["state"] == "degraded"
+    assert "there are policies (2)" in check["message"]
+    assert PolicyStage(Settings()).checks() == []
+
+
+def huge(section: str = "ingress", field: str = "fromCIDR") -> dict[str, Any]:
+    """Web's, with more rows than a policy may have."""
+
+    def ports(rule: int) -> list[dict[str, Any]]:
+        starts = range(1000 + rule, 60000, 1500)
+        return [{"ports": [{"port": str(first), "endPort": first + 777, "protocol": "TCP"} for first in starts]}]
+
+    elements = [{field: [f"10.9.{rule}.0/24"], "toPorts": ports(rule)} for rule in range(150)]
+    return {"endpointSelector": {"matchLabels": {"app": "web"}}, section: elements}
+
+
+def test_what_holds_in_place_of_a_policy_that_is_too_large_is_told(stage: PolicyStage, tables: Tables) -> None:
+    """A pod that had one keeps it, and another is closed: one where the agent has just begun, or which is new."""
+
+    def decided(*pods: str) -> str:
+        for pod in pods:
+            assert stage.decide(dict.fromkeys(pods, labels("web")), dict.fromkeys(pods, frozenset()), dict.fromkeys(pods, WEB))[pod]
+        (told,) = stage.acknowledgements("")
+        assert not told["realised"]
+        return str(told["error"]).partition("; ")[2]
+
+    stage.objects.put("cnp", "default/let", policy("let", huge()))
+    assert decided("a") == "1 pod has none to keep: closed for ingress"
+    assert decided("a", "b") == "2 pods have none to keep: closed for ingress"
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT, 2))
+    stage.decide({"a": labels("web")}, {"a": frozenset()}, {"a": WEB})
+    stage.objects.put("cnp", "default/let", policy("let", huge("egress", "toCIDR"), 3))
+    assert decided("a") == "1 pod keeps the last version that was not"
+    assert decided("a", "b") == "1 pod keeps the last version that was not; 1 pod has none to keep: closed for egress"
+
+
+def test_a_policy_in_audit_mode_that_is_too_large_is_no_other_one_s_trouble(stage: PolicyStage, tables: Tables) -> None:
+    audited = policy("other", huge())
+    audited.raw["metadata"]["annotations"] = {"pilus.io/mode": "audit"}
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
+    stage.objects.put("cnp", "default/other", audited)
+    assert decide(stage, tables).ingress_enforced
+    stage.realised()
+    let, other = stage.acknowledgements("")
+    assert (let["realised"], let["error"]) == (True, "")
+    assert not other["realised"]
+    assert other["error"].startswith("too large: ")
+    assert other["error"].endswith("; what it would deny is not told")

@@ -3,11 +3,14 @@
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from tests.unit.agent.fakes import FakeDatapath, FakeKernel, World, allow_from, pod, policy, quicken, remote
+from tests.unit.agent.fakes import FakeDatapath, FakeKernel, World, allow_from, attachment, pod, policy, quicken, remote
 
+from pilus_agent.facts import EndpointSlice, Service, ServiceEndpoint, ServicePort
 from pilus_agent.views import Views
 from pilus_api.errors import PilusError
 
@@ -79,6 +82,127 @@ async def test_the_world_and_the_host(world: World) -> None:
     answer = why(world, "web", "192.0.9.9", 443)
     assert answer["ways"][0]["allowed"]
     assert answer["ways"][0]["decided"]
+
+
+def from_outside(*elements: dict[str, Any]) -> dict[str, Any]:
+    return {"endpointSelector": {"matchLabels": {"app": "other"}}, "ingress": list(elements)}
+
+
+def dual(world: World) -> None:
+    """`other` has an address of each family."""
+    made = attachment("other", 3)
+    world.pod(3, OTHER, replace(made, addresses=(*made.addresses, ip_address("fd00::13"))))
+
+
+def told(answer: Any) -> list[tuple[str, str, str | None]]:
+    steps = [(way["source"]["words"], *way["steps"]) for way in answer["ways"]]
+    return [(words, step["verdict"], step["rule"]) for words, step in steps]
+
+
+@pytest.mark.parametrize("source", ["world", "reserved:world"])
+async def test_the_world_is_an_outside_address_that_no_narrower_rule_names(world: World, source: str) -> None:
+    """Not the addresses that a rule happens to name, and not a pod's."""
+    rule = "CiliumNetworkPolicy default/b spec.ingress[1]"
+    world.wiring.put("cnp", "default/b", policy("b", from_outside({"fromEntities": ["host"]}, {"fromCIDR": ["0.0.0.0/0"]})))
+    await world.realise()
+    answer = why(world, source, "other")
+    assert told(answer) == [(source, "allow", rule)]
+    assert step(answer, "ingress")["reason"] == "a rule allows it, by address"
+    assert step(why(world, "198.51.100.1", "other"), "ingress")["rule"] == rule
+    # Of 0.0.0.0 itself a narrower rule may speak, and the world is not that.
+    world.wiring.put("cnp", "default/b", policy("b", from_outside({"fromCIDR": ["0.0.0.0/8"]})))
+    await world.realise()
+    found = step(why(world, source, "other"), "ingress")
+    assert (found["verdict"], found["rule"]) == ("deny", "default deny of CiliumNetworkPolicy default/b")
+    assert found["reason"] == "no rule means it; it depends on the address: 0.0.0.0/8 is allowed"
+    # ipBlock means the outside too; what it says of pods beside is nothing of the world's.
+    peer = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}
+    block = {"podSelector": {"matchLabels": {"app": "other"}}, "ingress": [{"from": [peer]}]}
+    world.wiring.put("cnp", "default/b", None)
+    world.wiring.put("knp", "default/b", policy("b", block))
+    await world.realise()
+    answer = why(world, source, "other")
+    assert told(answer) == [(source, "allow", "NetworkPolicy default/b spec.ingress[0]")]
+    assert step(answer, "ingress")["reason"].endswith("it depends on the address: 10.0.0.0/8 is denied")
+
+
+async def test_each_family_of_the_world_is_told_where_they_differ(world: World) -> None:
+    dual(world)
+    four, six = {"fromCIDR": ["0.0.0.0/0"]}, {"fromCIDR": ["::/0"]}
+    name = "CiliumNetworkPolicy default/b"
+    world.wiring.put("cnp", "default/b", policy("b", from_outside(four)))
+    await world.realise()
+    denied = ("world (IPv6)", "deny", f"default deny of {name}")
+    assert told(why(world, "world", "other")) == [("world (IPv4)", "allow", f"{name} spec.ingress[0]"), denied]
+    assert told(why(world, "world", "fd00::13")) == [("world", "deny", f"default deny of {name}")]
+    assert told(why(world, "world", "10.0.1.13")) == [("world", "allow", f"{name} spec.ingress[0]")]
+    world.wiring.put("cnp", "default/b", policy("b", from_outside(four, six)))
+    await world.realise()
+    assert [rule for _, _, rule in told(why(world, "world", "other"))] == [f"{name} spec.ingress[0]", f"{name} spec.ingress[1]"]
+    world.wiring.put("cnp", "default/b", policy("b", from_outside({"fromEntities": ["world"]})))
+    await world.realise()
+    assert told(why(world, "world", "other")) == [("world", "allow", f"{name} spec.ingress[0]")]
+
+
+async def test_which_part_of_the_world_fares_otherwise_is_named(world: World) -> None:
+    """Some of it, and only what decides otherwise for this port; in audit mode as well."""
+    but = [f"198.51.{number}.0/24" for number in range(5)]
+    spec = from_outside(
+        {"fromCIDRSet": [{"cidr": "0.0.0.0/0", "except": but}]},
+        {"fromCIDR": ["198.51.0.0/24"], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]},
+    )
+    world.wiring.put("cnp", "default/b", policy("b", spec))
+    await world.realise()
+    found = step(why(world, "world", "other", 443), "ingress")
+    assert found["verdict"] == "allow"
+    some = "198.51.0.0/24, 198.51.1.0/24, 198.51.2.0/24 and 2 more are denied"
+    assert found["reason"] == f"a rule allows it, by address; it depends on the address: {some}"
+    assert "depends on the address: 198.51.1.0/24," in step(why(world, "world", "other", 80), "ingress")["reason"]
+    assert "depends" not in step(why(world, "198.52.0.1", "other", 443), "ingress")["reason"]
+    audited = policy("b", from_outside({"fromCIDR": ["198.51.0.0/24"]}))
+    audited.raw["metadata"]["annotations"] = {"pilus.io/mode": "audit"}
+    world.wiring.put("cnp", "default/b", audited)
+    await world.realise()
+    found = step(why(world, "world", "other", 443), "ingress")
+    assert found["reason"] == "no policy restricts its ingress"
+    assert found["audit"]["reason"] == "no rule means it; it depends on the address: 198.51.0.0/24 is allowed"
+
+
+async def test_the_way_to_the_world(world: World) -> None:
+    spec = {"endpointSelector": {"matchLabels": {"app": "other"}}, "egress": [{"toCIDR": ["::/0", "192.0.9.0/24"]}]}
+    dual(world)
+    world.wiring.put("cnp", "default/b", policy("b", spec))
+    await world.realise()
+    four, six = why(world, "other", "world")["ways"]
+    assert (four["destination"]["words"], four["allowed"]) == ("world (IPv4)", False)
+    assert four["steps"][0]["reason"].endswith("it depends on the address: 192.0.9.0/24 is allowed")
+    assert (six["destination"]["words"], six["source"]["address"], six["allowed"]) == ("world (IPv6)", "fd00::13", True)
+
+
+async def test_the_world_asks_a_service_in_its_family_alone(world: World) -> None:
+    """Although the pod behind it has an address of the other one, and is closed there."""
+    dual(world)
+    world.wiring.put("cnp", "default/b", policy("b", from_outside({"fromCIDR": ["0.0.0.0/0"]})))
+    http = ServicePort("http", 6, 80)
+    world.wiring.put("services", "default/shop", Service("default", "shop", addresses=(ip_address("10.96.0.7"),), ports=(http,)))
+    behind = ServiceEndpoint(ip_address("10.0.1.13"))
+    world.wiring.put("endpointslices", "default/shop-1", EndpointSlice("default/shop", (http,), (behind,)))
+    await world.realise()
+    answer = why(world, "world", "default/shop")
+    assert answer["service"] == "default/shop"
+    assert told(answer) == [("world", "allow", "CiliumNetworkPolicy default/b spec.ingress[0]")]
+
+
+async def test_the_nearest_miss_of_the_world_is_no_narrower_rule_s(world: World) -> None:
+    """The port that 0.0.0.0/8 may use is none that the world may."""
+    http = {"toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}]}]}
+    dns = {"toPorts": [{"ports": [{"port": "53", "protocol": "TCP"}]}]}
+    world.wiring.put(
+        "cnp", "default/b", policy("b", from_outside({"fromCIDR": ["0.0.0.0/0"]} | dns, {"fromCIDR": ["0.0.0.0/8"]} | http))
+    )
+    await world.realise()
+    found = step(why(world, "world", "other", 81), "ingress")
+    assert found["nearest"] == "TCP 53 is allowed by CiliumNetworkPolicy default/b spec.ingress[0]; this is TCP 81"
 
 
 async def test_what_is_denied_by_a_rule_is_told_with_it(world: World) -> None:

@@ -111,7 +111,7 @@ ELEMENTS = [
         "allow any:a=x|y & any:b!=z & any:c & !any:d & k8s:NS=N : *",
     ),
     # entities
-    ("{fromEntities: [all]}", "allow everything : *"),
+    ("{fromEntities: [all]}", "allow * : *"),
     ("{fromEntities: [world]}", "allow reserved:world=, reserved:world-ipv4=, reserved:world-ipv6= : *"),
     ("{fromEntities: [host, health]}", "allow reserved:host=, reserved:health= : *"),
     ("{fromEntities: [none]}", "allow reserved:none= : *"),

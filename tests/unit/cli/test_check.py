@@ -1,11 +1,13 @@
 """`pilus policy check`: what is wrong with policies in files, and where."""
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from pilus_api import yaml_text
 from pilus_cli.check import Checked, check
 from pilus_cli.main import main
 
@@ -53,8 +55,31 @@ def test_a_good_policy_has_nothing_to_say() -> None:
         ("spec:", "spec: [", "0.yaml:6:3: error: "),
         (
             "namespace: shop}", "namespace: shop, annotations: {pilus.io/mode: adit}}",
-            "0.yaml:3:40: warning: WEB: metadata.annotations.pilus.io/mode: annotation pilus.io/mode is 'adit'",
+            "0.yaml:3:54: warning: WEB: metadata.annotations.pilus.io/mode: annotation pilus.io/mode is 'adit'",
         ),
+        (
+            "namespace: shop}", 'namespace: shop, annotations: {pilus.io/cut-lifelines: "ssh ectd"}}',
+            "0.yaml:3:54: warning: WEB: metadata.annotations.pilus.io/cut-lifelines: "
+            "annotation pilus.io/cut-lifelines names 'ectd', which is no lifeline",
+        ),
+        (
+            "namespace: shop}", "namespace: shop, annotations: {pilus.io/mod: audit}}",
+            "0.yaml:3:54: warning: WEB: metadata.annotations.pilus.io/mod: says nothing: there are pilus.io/cut-lifelines and",
+        ),
+        (
+            "{app: web}", "{'k8s:io.kubernetes.pod.namespace': bank}",
+            "0.yaml:5:36: warning: WEB: spec.endpointSelector.matchLabels.k8s:io.kubernetes.pod.namespace: "
+            "is overridden: the policy governs pods of its own namespace, shop",
+        ),
+        (
+            'port: "80"', 'port: "80", endPort: 79',
+            "0.yaml:9:28: warning: WEB: spec.ingress[0].toPorts[0].ports[0].endPort: is below port 80: that one port is meant",
+        ),
+        (
+            "cilium.io/v2", "cilium.io/v3",
+            "0.yaml:1:1: error: WEB: apiVersion: CiliumNetworkPolicy is cilium.io/v2, and not 'cilium.io/v3'",
+        ),
+        ("apiVersion: cilium.io/v2", "# none", "0.yaml:2:1: error: WEB: apiVersion: CiliumNetworkPolicy is cilium.io/v2, and none"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_line_column_and_field(old: str, new: str, said: str) -> None:
@@ -63,12 +88,161 @@ def test_what_is_wrong_is_told_with_line_column_and_field(old: str, new: str, sa
     assert line.startswith(said.replace("WEB", "CiliumNetworkPolicy shop/web")), line
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "path", "said"),
+    [
+        (
+            "CiliumNetworkpolicy",
+            "cilium.io/v2",
+            "kind",
+            "cilium.io has no kind 'CiliumNetworkpolicy' here; the nearest is",
+        ),
+        ("CiliumEgressGatewayPolicy", "cilium.io/v2", "kind", "cilium.io has no kind 'CiliumEgressGatewayPolicy' here"),
+        ("NetworkPolicies", "networking.k8s.io/v1", "kind", "the nearest is NetworkPolicy, networking.k8s.io/v1"),
+        (
+            "AdminPolicy",
+            "policy.networking.k8s.io/v1alpha1",
+            "kind",
+            "the nearest is AdminNetworkPolicy, policy.networking",
+        ),
+        ("NetworkPolicy", "projectcalico.org/v3", "apiVersion", "NetworkPolicy is networking.k8s.io/v1, and not"),
+        ("NetworkPolicy", "networking.k8s.io", "apiVersion", "NetworkPolicy is networking.k8s.io/v1, and not"),
+        ("CiliumCIDRGroup", "cilium.io/v2", "apiVersion", "CiliumCIDRGroup is cilium.io/v2alpha1, and not"),
+        ("Ingress", "networking.k8s.io/v1", "", ""),
+        ("CiliumNode", "cilium.io/v2", "", ""),
+        ("ConfigMap", "v1", "", ""),
+        ("Ciliumnetworkpolicy", "example.org/v1", "", ""),
+    ],
+)
+def test_what_no_api_server_takes_is_refused_beside_what_is_good(kind: str, version: str, path: str, said: str) -> None:
+    """Not passed over: nothing of it would be in force."""
+    other = f"---\nkind: {kind}\napiVersion: {version}\nmetadata: {{name: x}}\n"
+    checked = found(GOOD + other)
+    assert checked.policies == 1
+    assert [finding.path for finding in checked.findings] == ([path] if path else [])
+    assert checked.failed == bool(path)
+    for finding in checked.findings:
+        assert said in finding.message
+        assert (finding.line, finding.column) == (11 if path == "kind" else 12, 1)
+
+
+def test_warnings_fail_nothing_and_a_range_is_inside_out_in_any_section() -> None:
+    policy = """\
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: all}
+specs:
+- endpointSelector: {matchLabels: {'k8s:io.kubernetes.pod.namespace': bank}}
+  egressDeny:
+  - toEntities: [world]
+    toPorts: [{ports: [{port: "1", endPort: 0}, {port: "020", endPort: 15}, {port: http, endPort: 1}, {port: "7", endPort: 7}]}]
+"""
+    checked = found(policy)
+    assert [(one.path, one.message) for one in checked.findings] == [
+        ("specs[0].egressDeny[0].toPorts[0].ports[1].endPort", "is below port 16: that one port is meant")
+    ]
+    assert (checked.policies, checked.failed) == (1, False)
+
+
+def test_a_namespace_s_mode_is_looked_at() -> None:
+    namespace = "kind: Namespace\napiVersion: v1\nmetadata: {name: shop, annotations: {pilus.io/mode: Audit}}\n"
+    (line,) = lines(found(namespace))
+    assert line.startswith("0.yaml:3:38: warning: Namespace shop: metadata.annotations.pilus.io/mode: annotation")
+    for odd in ("{name: shop, annotations: 3}", "3", "{annotations: {pilus.io/mode: audit}}"):
+        assert found(f"kind: Namespace\napiVersion: v1\nmetadata: {odd}\n").findings == []
+
+
+def test_what_stands_in_a_list_is_found_there() -> None:
+    """As `kubectl get -o yaml` prints it."""
+    item = "- " + GOOD.rstrip().replace("\n", "\n  ") + "\n"
+    checked = found("apiVersion: v1\nitems:\n" + item + item.replace("80", "http?") + "kind: List\n")
+    assert [(one.line, one.path) for one in checked.findings] == [(20, "spec.ingress[0].toPorts[0].ports[0].port")]
+    assert checked.policies == 2
+
+
+TEN_MEGABYTES = GOOD + '    - ports: [{port: "81", protocol: TCP}]\n' * 240_000
+
+
+def test_a_policy_of_10_mb_is_refused_before_anybody_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parsed: list[str] = []
+
+    class Counting(yaml_text._Loader):
+        def __init__(self, text: str) -> None:
+            parsed.append(text)
+            super().__init__(text)
+
+    monkeypatch.setattr(yaml_text, "_Loader", Counting)
+    assert len(TEN_MEGABYTES) > 10_000_000
+    (tmp_path / "large.yaml").write_text(f"{GOOD}---\n{TEN_MEGABYTES}---\n{GOOD}")
+    assert run(monkeypatch, "policy", "check", "-f", str(tmp_path)) == 1
+    told = capsys.readouterr()
+    where = f"{tmp_path}/large.yaml:10:1: error: "
+    assert where + f"a document of {len(TEN_MEGABYTES)} characters: no API server holds an object of more than 1572864" in (
+        told.out.replace("\n", "")
+    )
+    assert told.err == "2 policies, 1 errors, 0 warnings\n"
+    assert [text.strip() for text in parsed] == [GOOD.strip()] * 2, "those beside it, and nothing of it"
+
+
+def test_standard_input_has_an_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is cut off must not pass for the whole."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(GOOD + "#" * (16 << 20)))
+    assert run(monkeypatch, "policy", "check", "-f", "-") == 1
+    assert "standard input has more than 16777216 characters" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("nodes", [False, True])
 def test_nodes_by_their_labels_are_in_force_where_the_setting_says_so(nodes: bool) -> None:
     held = GOOD.replace("fromEndpoints:", "fromNodes:")
     told = [str(one) for one in check([("0.yaml", held)], nodes=nodes).findings]
     assert [line for line in told if "fromNodes: is not in force yet" in line] == told
     assert bool(told) != nodes
+
+
+OUT = GOOD.replace("ingress:", "egress:").replace("fromEndpoints: [{matchLabels: {app: client}}]", "PEERS").replace('"80"', "http")
+
+
+@pytest.mark.parametrize(
+    ("peers", "told"),
+    [
+        ("toEndpoints: [{}]", False), ("toEntities: [cluster]", False),
+        ("toCIDR: [192.0.2.0/24]", True), ("toCIDRSet: [{cidr: 192.0.2.0/24, except: [192.0.2.1/32]}]", True),
+        ("toCIDRSet: [{cidrGroupRef: partners}]", True),
+    ],
+)  # fmt: skip
+def test_a_named_port_of_an_address_is_told(peers: str, told: bool) -> None:
+    where = "0.yaml:7:5: warning: CiliumNetworkPolicy shop/web: spec.egress[0]: an address has no named port http: by addresses it"
+    policy = OUT.replace("PEERS", peers)
+
+    def of(policy: str) -> list[str]:
+        return [line for line in lines(found(policy)) if "named port" in line]
+
+    assert of(policy) == ([f"{where} allows nothing"] if told else [])
+    denied = f"{where} denies every port of its protocol".replace("egress[", "egressDeny[")
+    assert of(policy.replace("egress:", "egressDeny:")) == ([denied] if told else [])
+    assert of(policy.replace("http", '"80"')) == []
+    assert of(policy.replace("TCP}]", "TCP}]\n      rules: {http: [{}]}")) == [], "it allows nothing as it is"
+
+
+def test_a_named_port_of_an_ip_block_is_told() -> None:
+    block = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{ipBlock: {cidr: 192.0.2.0/24}}]
+    ports: [{port: http}]
+  egress:
+  - to: [{podSelector: {}}, {ipBlock: {cidr: 192.0.2.0/24}}]
+    ports: [{port: http}]
+"""
+    (line,) = lines(found(block))
+    assert line.startswith("0.yaml:11:5: warning: NetworkPolicy shop/web: spec.egress[0]: an address has no named port http")
 
 
 def test_every_document_of_every_file_is_looked_at() -> None:

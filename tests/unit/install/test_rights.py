@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pilus_agent.sources import kubernetes, services
+from pilus_api.policy_kinds import POLICY_KINDS
 from pilus_lab.image import reference
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -43,6 +44,7 @@ OPERATOR = {
     ("cilium.io", "ciliumendpoints"): _READ,
     ("cilium.io", "ciliumnetworkpolicies/status"): ["patch"],
     ("cilium.io", "ciliumclusterwidenetworkpolicies/status"): ["patch"],
+    ("networking.k8s.io", "networkpolicies"): _READ,
     **{("policy.networking.k8s.io", f"{kind}networkpolicies"): _READ for kind in ("admin", "baselineadmin", "cluster")},
     **{("policy.networking.k8s.io", f"{kind}networkpolicies/status"): ["patch"] for kind in ("admin", "baselineadmin", "cluster")},
     ("cilium.io", "ciliumidentities"): ["create", "delete", "list", "patch", "watch"],
@@ -94,6 +96,13 @@ def test_an_agent_may_watch_what_it_watches() -> None:
         parts = kind.path.split("/")
         group = "" if parts[1] == "api" else parts[2]
         assert set(AGENT[group, parts[-1]]) >= {"list", "watch"}, kind.path
+
+
+def test_an_operator_may_watch_every_kind_of_policy_and_write_what_has_a_status() -> None:
+    for kind in POLICY_KINDS:
+        group = kind.version.partition("/")[0]
+        assert set(OPERATOR[group, kind.plural]) == {"list", "watch"}, kind.path
+        assert ((group, f"{kind.plural}/status") in OPERATOR) != kind.builtin, kind.path
 
 
 def test_nobody_else_is_given_anything() -> None:

@@ -195,3 +195,51 @@ def test_what_is_not_as_it_was_declared_is_news_once() -> None:
     again = made.patch("u", "later")
     assert again is not None
     assert made.news("u", again) == []
+
+
+def test_while_no_node_has_spoken_of_a_generation_what_was_said_before_stands() -> None:
+    """Not that all of it is in force."""
+    made = policies(raw(conditions=[valid()], enforced="0/2"))
+    made.set_said("a", {"u": Realised(1, False, "too large")})
+    found = made.patch("u", "now")
+    assert found is not None
+    made.set_policy("u", policy_of(raw(2, conditions=found["conditions"], enforced="0/2"), "/p/status", ""))
+    assert made.patch("u", "later") is None
+
+
+def test_words_of_nodes_are_put_in_order() -> None:
+    """Paths of fields together, counts of more behind what they are of, sentences by themselves."""
+    sentence = "annotation pilus.io/mode is 'adit', and not enforce or audit: it is enforced"
+    made = policies(raw(conditions=[valid()], enforced="0/2"))
+    made.set_said("a", {"u": Realised(1, True, "", ("spec.egress[1]", sentence, "and 7 more"), notes=("x", "and 2 more"))})
+    made.set_said("b", {"u": Realised(1, True, "", ("spec.egress[0]", "spec.egress[1]", "and 7 more"), notes=("x", "y"))})
+    found = made.patch("u", "now")
+    assert found is not None
+    told = {one["type"]: one["message"] for one in found["conditions"]}
+    fields = "not in force as it is written, and what it would allow by that is denied: spec.egress[0], spec.egress[1], and 7 more"
+    assert told["InForce"] == f"{sentence}; {fields}"
+    assert told["Notes"] == "x; y; and 2 more"
+    made.set_said("a", {"u": Realised(1, True, "", (sentence, "and 7 more"))})
+    made.set_said("b", {"u": Realised(1, True, "")})
+    found = made.patch("u", "now")
+    assert found is not None
+    assert found["conditions"][-1]["message"] == f"{sentence}; and 7 more"
+
+
+def test_of_a_kind_without_a_status_conditions_are_kept_here() -> None:
+    made = policies(raw(), error="no")
+    made.set_policy("u", policy_of(raw(), "", "no"))
+    made.set_said("a", {"u": Realised(1, False, "too large", audited=True, selected=3)})
+    found = made.patch("u", "now")
+    assert found is not None
+    assert list(found) == ["conditions"]
+    assert made.news("u", found) == [("NotValid", "no"), ("NotInForce", "a: too large")]
+    made.written("u", found)
+    for generation in (1, 2):  # the same object again, and a change of it
+        made.set_policy("u", policy_of(raw(generation), "", "no"))
+        assert made.patch("u", "later") is None
+    made.set_said("a", {"u": Realised(2, True, "")})
+    found = made.patch("u", "later")
+    assert found is not None
+    assert made.news("u", found) == []
+    assert [(one["type"], one["status"]) for one in found["conditions"]] == [("Valid", "False"), ("InForce", "True")]

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Iterable, Mapping
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -18,16 +19,19 @@ from pilus_api.connection import (
     NotFound,
     Object,
     Parameters,
+    Unavailable,
 )
 from pilus_api.errors import InvalidError
 from pilus_api.settings import Settings, parse
 from pilus_api.watch import Key
 from pilus_operator import facts
+from pilus_operator.checks import check_policy
 from pilus_operator.identity_writer import IDENTITIES, IdentityWriter
 from pilus_operator.metrics import Metrics
 from pilus_operator.policy_writer import PolicyWriter
 from pilus_operator.range_writer import CILIUM_NODES, CLAIMS, NODES, RangeWriter
 from pilus_operator.slice_writer import SLICES, Budget, SliceWriter
+from pilus_operator.wiring import Term
 
 
 def merged(held: Any, patch: Any) -> Any:
@@ -493,7 +497,7 @@ async def test_pods_are_told_of_a_policy_that_is_not_in_force_for_them() -> None
     world = World()
     raw = {"kind": "CiliumNetworkPolicy", "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}}
     missing = "not in force as it is written, and what it would allow by that is denied"
-    text = f"CiliumNetworkPolicy ns/p, which governs this pod: {missing}: a"
+    text = f"CiliumNetworkPolicy ns/p, which governs this pod: {missing}: spec.a"
 
     def said(pod: str, *fields: str, generation: int = 1) -> dict[str, facts.Realised]:
         return {"u": facts.Realised(generation, True, "", unenforced=fields, pods=(("ns", pod, f"uid-{pod}"),))}
@@ -503,16 +507,111 @@ async def test_pods_are_told_of_a_policy_that_is_not_in_force_for_them() -> None
         writer.policy(POLICIES, P, world.store.keep(POLICY, raw))
         for node, pod in (("n1", "web"), ("n2", "api"), ("n3", "web")):
             writer.node(node, present=True)
-            writer.said(node, said(pod, "a"))
+            writer.said(node, said(pod, "spec.a"))
             await writer.write()
         assert pods_told(world) == [("api", text), ("web", text)]
-    writer.said("n1", said("web", "a", "b"))
+    writer.said("n1", said("web", "spec.a", "spec.b"))
     await writer.write()
-    assert pods_told(world)[2:] == [("web", f"{text}, b")]
+    assert pods_told(world)[2:] == [("web", f"{text}, spec.b")]
     for node in ("n1", "n2", "n3"):
         writer.said(node, said("web"))
     await writer.write()
     assert len(pods_told(world)) == 3
+
+
+NETWORK_POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+
+
+def events_of(world: World, kind: str) -> list[tuple[str, str, str]]:
+    """Of objects of that kind: who, why, and what is said."""
+    held = [one for path, one in world.store.objects.items() if path.startswith("/api/v1/namespaces/ns/events/")]
+    about = [(one["involvedObject"], one) for one in held if one["involvedObject"]["kind"] == kind]
+    return sorted((who["name"], one["reason"], one["message"]) for who, one in about)
+
+
+async def test_of_a_network_policy_events_tell_and_nothing_is_written_into_it() -> None:
+    """As a list brings it, without a kind: what nodes say of it, on itself and on its pods, in the words of other kinds."""
+    world = World()
+    raw: Object = {
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    }
+    misspelt = "annotation pilus.io/mode is 'adit', and not enforce or audit: it is enforced"
+    pods = (("ns", "web", "uid-web"),)
+    for _ in range(2):  # the second is an operator that starts anew
+        writer = PolicyWriter(world.store, partial(check_policy, cluster="default"), pause=0)
+        writer.policy(NETWORK_POLICIES, P, raw)
+        for node in ("n1", "n2"):
+            writer.node(node, present=True)
+        writer.said("n2", {"u": facts.Realised(1, True, "")})
+        assert await writer.write() is None
+        writer.said("n1", {"u": facts.Realised(1, False, "", unenforced=(misspelt,), pods=pods)})
+        await writer.write()
+        assert events_of(world, "NetworkPolicy") == [("p", "NotInForce", misspelt)]
+        assert events_of(world, "Pod") == [("web", "PolicyNotInForce", f"NetworkPolicy ns/p, which governs this pod: {misspelt}")]
+    (event,) = (one for one in world.store.objects.values() if one["involvedObject"]["kind"] == "NetworkPolicy")
+    assert event["involvedObject"] == {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "name": "p", "namespace": "ns", "uid": "u"
+    }  # fmt: skip
+    writer.said("n1", {"u": facts.Realised(1, False, "too large: 20000 rows", pods=pods)})
+    writer.policy(NETWORK_POLICIES, P, raw)
+    await writer.write()
+    assert [message for *_, message in events_of(world, "NetworkPolicy")] == [misspelt, "n1: too large: 20000 rows"]
+    invalid = raw | {"spec": {"podSelector": {}, "ingress": [{"from": [{}]}]}}
+    writer.policy(NETWORK_POLICIES, P, invalid | {"metadata": raw["metadata"] | {"generation": 2}})
+    await writer.write()
+    ((_, _, refused),) = [one for one in events_of(world, "NetworkPolicy") if one[1] == "NotValid"]
+    assert "spec.ingress[0].from[0]" in refused
+    assert all(call.startswith("post ") for call in world.store.calls), "the policy itself was written"
+    writer.policy(NETWORK_POLICIES, P, None)
+    assert await writer.write() is None
+
+
+async def test_an_event_of_a_network_policy_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no condition that would say it instead. What nobody may write is not waited for."""
+    world = World()
+    post = world.store.post
+
+    async def away(path: str, body: Object, params: Parameters | None = None) -> Object:
+        raise Unavailable(path)
+
+    writer = PolicyWriter(world.store, lambda _: None, pause=0)
+    writer.policy(NETWORK_POLICIES, P, {"metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}})
+    writer.node("n1", present=True)
+    writer.said("n1", {"u": facts.Realised(1, False, "too large")})
+    monkeypatch.setattr(world.store, "post", away)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await writer.write()
+    monkeypatch.setattr(world.store, "post", post)
+    await writer.write()
+    assert events_of(world, "NetworkPolicy") == [("p", "NotInForce", "n1: too large")]
+    world.store.refuse.add("/api/v1/namespaces/ns/events")
+    writer.said("n1", {"u": facts.Realised(1, False, "larger")})
+    assert await writer.write() is None
+
+
+async def test_a_status_does_not_wait_for_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+
+    async def away(path: str, body: Object, params: Parameters | None = None) -> Object:
+        raise Unavailable(path)
+
+    monkeypatch.setattr(world.store, "post", away)
+    writer = PolicyWriter(world.store, lambda _: None, pause=0)
+    raw = {"kind": "CiliumNetworkPolicy", "metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}}
+    writer.policy(POLICIES, P, world.store.keep(POLICY, raw))
+    writer.node("n1", present=True)
+    writer.said("n1", {"u": facts.Realised(1, False, "too large", pods=(("ns", "web", "uid-web"),))})
+    assert await writer.write() is None
+    assert world.store.objects[POLICY]["status"]["conditions"][-1]["message"] == "n1: too large"
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_network_policies_are_followed_where_nodes_read_them(read: bool) -> None:
+    settings = parse({"enable-k8s-networkpolicy": str(read).lower()})
+    term = Term(Store(), settings, Metrics(), None, {})
+    assert (NETWORK_POLICIES in {kind.path for kind in term._kinds}) == read
 
 
 async def test_of_many_pods_some_are_told() -> None:

@@ -94,6 +94,42 @@ def tables(*objects: dict[str, Any], endpoints: dict[str, Endpoint] | None = Non
     return Tables(compile_policies(resolve(drafts, {ApiServers(): ()}), IDENTITIES, of))
 
 
+# -- what drawn objects have found (tests/properties/test_objects.py) --------------------------------------------------------
+
+UNTOLD = Identity(9999)
+
+
+def test_all_are_also_those_whom_nobody_has_told_of_yet() -> None:
+    """A pod may send before the node of the other one has heard of its labels."""
+    assert tables(cnp("{ingress: [{fromEntities: [all]}]}")).passes(INGRESS, UNTOLD)
+    found = tables(cnp("{ingressDeny: [{fromEntities: [all]}], enableDefaultDeny: {ingress: false}}"))
+    assert not found.passes(INGRESS, UNTOLD)
+    assert not found.passes(INGRESS, API)
+
+
+def test_requirements_bind_the_pods_of_a_network_policy_and_not_its_addresses() -> None:
+    everybody = "{ingress: [{from: [{namespaceSelector: {}}, {ipBlock: {cidr: 10.0.0.0/8}}]}]}"
+    demand = cnp("{ingress: [{fromRequires: [{matchLabels: {app: web}}]}]}", name="q")
+    assert tables(knp(everybody)).peers() == {*PODS}
+    found = tables(knp(everybody), demand)
+    assert found.peers() == {WEB}
+    assert found.passes(INGRESS, OTHER, address="10.1.2.3")
+
+
+@pytest.mark.parametrize(("demand", "let_in"), [("app: web", False), ("'reserved:world': ''", True)])
+def test_requirements_bind_a_family_of_the_outside_that_a_selector_means(demand: str, let_in: bool) -> None:
+    peers = f"fromEndpoints: [{{matchLabels: {{'reserved:world-ipv4': ''}}}}], fromRequires: [{{matchLabels: {{{demand}}}}}]"
+    found = tables(cnp(f"{{ingress: [{{{peers}}}]}}", "CiliumClusterwideNetworkPolicy"))
+    assert found.passes(INGRESS, WORLD, address="8.8.8.8", inside=False) == let_in
+
+
+def test_a_family_of_the_outside_has_no_other_labels() -> None:
+    selector = "{matchLabels: {'reserved:world-ipv4': ''}, matchExpressions: [{key: app, operator: DoesNotExist}]}"
+    found = tables(cnp(f"{{ingress: [{{fromEndpoints: [{selector}]}}]}}"))
+    assert found.passes(INGRESS, WORLD, address="8.8.8.8", inside=False)
+    assert not found.passes(INGRESS, WORLD, address="2001:db8::1", inside=False)
+
+
 # -- whom a peer means -------------------------------------------------------------------------------------------------
 
 PORT = "toPorts: [{ports: [{port: '80', protocol: TCP}]}]"

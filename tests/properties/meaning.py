@@ -1,0 +1,554 @@
+"""What policy objects mean, read from the objects as people write them: no models, no rules, no selectors, no tables.
+
+Written from the two APIs' own words and docs/resources.md, and sharing nothing with the product, not even how a label is written:
+here one is (source, key, value). Objects are such that the API server accepts them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any, NamedTuple
+
+Raw = Mapping[str, Any]
+Label = tuple[str, str, str]
+Address = IPv4Address | IPv6Address
+Names = Mapping[str, frozenset[tuple[int, int]]]
+
+INGRESS, EGRESS = 0, 1
+TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
+TRANSPORTS = {"TCP": (TCP,), "UDP": (UDP,), "SCTP": (SCTP,), "ANY": (TCP, UDP, SCTP)}
+ICMP_NAMES = {"IPv4": {"EchoReply": 0, "EchoRequest": 8, "Echo": 8}, "IPv6": {"EchoRequest": 128, "EchoReply": 129}}
+NAMESPACE, NAMESPACE_LABELS = "io.kubernetes.pod.namespace", "io.cilium.k8s.namespace.labels."
+CLUSTER = "io.cilium.k8s.policy.cluster"
+ADMINS = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
+LOCAL = ("host", "remote-node", "init", "ingress", "health", "unmanaged", "kube-apiserver")
+_NO_NAMES: Names = {}
+
+
+@dataclass(frozen=True)
+class End:
+    """Somebody. `labels` None: nobody has told of this number. `outside`: no pod's and no node's address."""
+
+    identity: int
+    labels: frozenset[Label] | None
+    addresses: tuple[Address, ...] = ()
+    names: Names = field(default_factory=dict)
+    outside: bool = False
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`namespaces`: labels, and the mode that they say. `services`: those without a selector, by namespace and name, with labels
+    and addresses. `ends`: whom packets may come from and go to. `governed`: endpoints; "host" is this node."""
+
+    settings: Mapping[str, Any]
+    namespaces: Mapping[str, tuple[Mapping[str, str], str]]
+    groups: Mapping[str, Sequence[str]]
+    services: Mapping[tuple[str, str], tuple[Mapping[str, str], Sequence[str]]]
+    api_servers: Sequence[str]
+    ends: Sequence[End]
+    governed: Mapping[str, End]
+    policies: Sequence[Raw]
+
+    @property
+    def nodes_by_label(self) -> bool:
+        return bool(self.settings["enable_node_selector_labels"])
+
+
+@dataclass(frozen=True)
+class Packet:
+    """`address`: the other side's, None where there is none to ask about. `outside`: rules of cilium.io by address may mean it."""
+
+    direction: int
+    peer: End
+    address: Address | None
+    outside: bool
+    protocol: int
+    port: int
+
+
+class Hit(NamedTuple):
+    """A rule that means a packet. `tier`: 0, 1, 2. `where`: kind, namespace, name, path."""
+
+    tier: int
+    place: tuple[int, int]
+    action: str
+    where: tuple[str, str, str, str]
+
+
+def decide(
+    cluster: Cluster, me: str, packet: Packet, *, audited: bool = False
+) -> tuple[bool, frozenset[tuple[str, str, str, str]]]:
+    """Whether it passes, and the rules of which any may be given as the reason (none: no rule decided).
+
+    `audited`: as if policies in audit mode were enforced.
+    """
+    if packet.direction == INGRESS and packet.peer.identity == 1:
+        return True, frozenset()
+    mode = cluster.settings["enable_policy"]
+    if mode == "never" or (me == "host" and cluster.settings["enable_host_firewall"] is False):
+        return True, frozenset()
+    taking_part = [policy for policy in cluster.policies if audited or not in_audit(cluster, policy)]
+    hits = [hit for policy in taking_part for hit in _hits(cluster, policy, me, packet, audited)]
+    if me == "host" and packet.direction == INGRESS and (packet.protocol, packet.port) == (TCP, 22) and _ssh_is_open(cluster):
+        hits.append(Hit(0, (0, 0), "allow", ("Lifeline", "", "ssh", "ingress")))
+    if (found := _ordered(hits, 0)) is not None:
+        return found
+    middle = [hit for hit in hits if hit.tier == 1]
+    for action in ("deny", "allow"):
+        if reasons := frozenset(hit.where for hit in middle if hit.action == action):
+            return action == "allow", reasons
+    closed = any(packet.direction in _closes(cluster, policy, me) for policy in taking_part)
+    # A pod that nobody knows yet is closed, and so is everybody where the setting says so.
+    closed = closed or ("reserved", "init", "") in _labels(cluster.governed[me])
+    everyone = mode == "always" and (me != "host" or cluster.settings["enable_host_firewall"] is True)
+    closed = closed or (everyone and (audited or not cluster.settings["policy_audit_mode"]))
+    if closed:
+        return False, frozenset()
+    return _ordered(hits, 2) or (True, frozenset())
+
+
+def in_audit(cluster: Cluster, policy: Raw) -> bool:
+    """The nearest word holds: the policy's, its namespace's, the setting's. A word that is none enforces."""
+    said = policy["metadata"].get("annotations", {}).get("pilus.io/mode")
+    if said is None and "namespace" in policy["metadata"]:
+        said = cluster.namespaces[policy["metadata"]["namespace"]][1] or None
+    return bool(cluster.settings["policy_audit_mode"]) if said is None else said == "audit"
+
+
+def _ordered(hits: Sequence[Hit], tier: int) -> tuple[bool, frozenset[tuple[str, str, str, str]]] | None:
+    """The first rule decides; of two in one place a denial, then an allow; what is passed is for the next tier, if there is one."""
+    held = [hit for hit in hits if hit.tier == tier]
+    first = [hit for hit in held if hit.place == min(each.place for each in held)]
+    for action in ("deny", "allow"):
+        # Beside what allows in the last tier, what passes is as good a reason.
+        like = (action, "pass") if tier == 2 and action == "allow" else (action,)
+        if reasons := frozenset(hit.where for hit in first if hit.action in like):
+            return action == "allow", reasons
+    return None
+
+
+def _ssh_is_open(cluster: Cluster) -> bool:
+    if "ssh" not in cluster.settings["host_firewall_lifelines"]:
+        return False
+    return not any(
+        not in_audit(cluster, policy)
+        and {"ssh", "all"} & set(policy["metadata"].get("annotations", {}).get("pilus.io/cut-lifelines", "").split())
+        and any(_governs(cluster, policy, spec, "host") for _, spec in _specs(policy))
+        for policy in cluster.policies
+    )
+
+
+def _hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, audited: bool) -> Iterator[Hit]:
+    if policy["kind"] in ADMINS:
+        yield from _admin_hits(cluster, policy, me, packet)
+    elif policy["kind"] == "NetworkPolicy":
+        yield from _kubernetes_hits(cluster, policy, me, packet, audited)
+    else:
+        yield from _cilium_hits(cluster, policy, me, packet, audited)
+
+
+def _where(policy: Raw, path: str) -> tuple[str, str, str, str]:
+    return policy["kind"], policy["metadata"].get("namespace", ""), policy["metadata"]["name"], path
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------------
+
+
+def _labels(end: End) -> frozenset[Label]:
+    return end.labels if end.labels is not None else frozenset()
+
+
+def _key(text: str) -> tuple[str, str]:
+    source, colon, key = text.partition(":")
+    return (source, key) if colon else ("any", text)
+
+
+def _holds(labels: frozenset[Label], source: str, key: str, operator: str, values: Sequence[str]) -> bool:
+    # What a Node object says of a node is no endpoint's label, unless the source is spelt out.
+    found = {value for of, name, value in labels if name == key and (of == source or (source == "any" and of != "node"))}
+    match operator:
+        case "In":
+            return bool(found & set(values))
+        case "NotIn":
+            return not found & set(values)
+        case "Exists":
+            return bool(found)
+        case _:
+            return not found
+
+
+Need = tuple[str, str, str, Sequence[str]]
+
+
+def _needs(selector: Raw, source: str = "", prefix: str = "") -> list[Need]:
+    """`source` given: keys are plain ones of that source."""
+    needs: list[Need] = [(key, "", "In", [value]) for key, value in selector.get("matchLabels", {}).items()]
+    needs += [(each["key"], "", each["operator"], each.get("values", ())) for each in selector.get("matchExpressions", ())]
+    return [(*((source, prefix + key) if source else _key(key)), operator, values) for key, _, operator, values in needs]
+
+
+def _meets(labels: frozenset[Label] | None, needs: Sequence[Need]) -> bool:
+    return labels is not None and all(_holds(labels, *need) for need in needs)
+
+
+def _in(namespace: str) -> Need:
+    return "k8s", NAMESPACE, "In", [namespace]
+
+
+_SOMEWHERE: Need = ("k8s", NAMESPACE, "Exists", ())
+
+
+def _of_node(needs: Sequence[Need], *sources: str) -> list[Need]:
+    return [("node" if source in sources else source, *rest) for source, *rest in needs]  # type: ignore[misc]
+
+
+# -- whom a policy governs -------------------------------------------------------------------------------------------------
+
+
+def _specs(policy: Raw) -> list[tuple[str, Raw]]:
+    found = [("spec", policy["spec"])] if "spec" in policy else []
+    return found + [(f"specs[{index}]", spec) for index, spec in enumerate(policy.get("specs", ()))]
+
+
+def _governs(cluster: Cluster, policy: Raw, spec: Raw, me: str) -> bool:
+    labels, namespace = _labels(cluster.governed[me]), policy["metadata"].get("namespace", "")
+    if "nodeSelector" in spec:
+        return me == "host" and _meets(labels, _of_node(_needs(spec["nodeSelector"]), "any", "k8s"))
+    if me == "host":
+        return False
+    if policy["kind"] in ADMINS:
+        return _meets(labels, _pods(spec["subject"]))
+    if policy["kind"] == "NetworkPolicy":
+        return _meets(labels, [*_needs(spec["podSelector"], "k8s"), _in(namespace)])
+    selector = spec["endpointSelector"]
+    if not namespace:
+        return _meets(labels, _needs(selector))
+    # Another namespace in it is overridden.
+    kept = {key: value for key, value in selector.get("matchLabels", {}).items() if key != f"k8s:{NAMESPACE}"}
+    return _meets(labels, [*_needs({**selector, "matchLabels": kept}), _in(namespace)])
+
+
+def _closes(cluster: Cluster, policy: Raw, me: str) -> set[int]:
+    """The directions in which it denies what nobody allows."""
+    if policy["kind"] in ADMINS:
+        return set()
+    found = set()
+    for _, spec in _specs(policy):
+        if not _governs(cluster, policy, spec, me):
+            continue
+        if policy["kind"] == "NetworkPolicy":
+            found |= {("Ingress", "Egress").index(each) for each in _types(spec)}
+            continue
+        asked = spec.get("enableDefaultDeny", {})
+        for direction, word in enumerate(("ingress", "egress")):
+            if asked.get(word, bool(spec.get(word) or spec.get(f"{word}Deny"))):
+                found.add(direction)
+    return found
+
+
+def _types(spec: Raw) -> Sequence[str]:
+    given: Sequence[str] = spec.get("policyTypes", ())
+    return given or (["Ingress", "Egress"] if spec.get("egress") else ["Ingress"])
+
+
+# -- cilium.io ---------------------------------------------------------------------------------------------------------------
+
+
+def _cilium_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, audited: bool) -> Iterator[Hit]:
+    word = ("ingress", "egress")[packet.direction]
+    for path, spec in _specs(policy):
+        if not _governs(cluster, policy, spec, me):
+            continue
+        for section in (word, f"{word}Deny"):
+            for index, element in enumerate(spec.get(section) or ()):
+                if _element(cluster, policy, spec, element, me, packet, audited, deny=section != word):
+                    action = "allow" if section == word else "deny"
+                    yield Hit(1, (0, 0), action, _where(policy, f"{path}.{section}[{index}]"))
+
+
+def _element(cluster: Cluster, policy: Raw, spec: Raw, element: Raw, me: str, packet: Packet, audited: bool, *, deny: bool) -> bool:
+    """Whether it means the packet, as far as it is in force: an allow with something that is not allows nothing."""
+    if not deny and element.get("authentication", {}).get("mode", "disabled") != "disabled":
+        return False
+    side = ("from", "to")[packet.direction]
+    peers = {key.removeprefix(side): value for key, value in element.items() if key.startswith(side) and key != "toPorts"}
+    ports: Sequence[Raw] | None = [] if element.get("toPorts") else None
+    for rule in element.get("toPorts") or ():
+        restricted = any(rule.get(key) for key in ("rules", "terminatingTLS", "originatingTLS", "serverNames", "listener"))
+        if deny or not restricted:
+            ports = [*(ports or ()), *(rule.get("ports") or ())]
+    types = [each for rule in element["icmps"] for each in rule.get("fields", ())] if element.get("icmps") else None
+    if not peers:
+        # `{}` is nobody; anybody needs ports beside it.
+        return (ports is not None or types is not None) and _at(ports, types, cluster, me, packet, by_address=False, deny=deny)
+    for who, by_address in _peers(cluster, policy, spec, peers, me, packet, audited, deny=deny):
+        if who and _at(ports, types, cluster, me, packet, by_address=by_address, deny=deny):
+            return True
+    return False
+
+
+def _peers(
+    cluster: Cluster, policy: Raw, spec: Raw, peers: Raw, me: str, packet: Packet, audited: bool, *, deny: bool
+) -> Iterator[tuple[bool, bool]]:
+    """Each peer: whether it is the other side, and whether it is known by its address alone."""
+    labels, anywhere = packet.peer.labels, packet.outside and packet.address is not None
+    for selector in peers.get("Endpoints") or ():
+        demands = _demands(cluster, me, packet.direction, deny, policy, audited)
+        # A family of the outside is known by its addresses, so by what rules by address mean.
+        by_family = any(key.startswith("world-ipv") for _, key, *_ in _needs(selector))
+        family = frozenset(
+            {("reserved", "world", ""), ("reserved", f"world-ipv{packet.address.version if packet.address else 0}", "")}
+        )
+        whose = family if by_family and packet.outside else labels
+        yield _meets(whose, [*_endpoint_needs(policy, spec, selector), *demands]), by_family
+        if selector == {"matchLabels": {"reserved:kube-apiserver": ""}}:
+            known_as = frozenset({("reserved", "kube-apiserver", ""), ("reserved", "world", "")})
+            yield _meets(known_as, demands) and _is_api_server(cluster, packet), True
+    for text in peers.get("CIDR") or ():
+        yield anywhere and packet.address in ip_network(text), True
+    for rule in peers.get("CIDRSet") or ():
+        yield anywhere and _in_rule(cluster, packet, rule, deny), True
+    for name in peers.get("Entities") or ():
+        yield _is_entity(cluster, labels, name), False
+        yield name in ("cluster", "kube-apiserver") and _is_api_server(cluster, packet), True
+    for selector in peers.get("Nodes") or ():
+        node = any(("reserved", name, "") in _labels(packet.peer) for name in ("host", "remote-node"))
+        if cluster.nodes_by_label:
+            yield node and _meets(labels, _of_node(_needs(selector), "any")), False
+        else:
+            yield node and deny, False
+    if peers.get("Groups"):
+        yield anywhere and deny, True
+    for entry in peers.get("Services") or ():
+        yield anywhere and _behind(cluster, packet, entry, deny), True
+
+
+def _endpoint_needs(policy: Raw, spec: Raw, selector: Raw, *, requires: bool = False) -> list[Need]:
+    needs, namespace = _needs(selector), policy["metadata"].get("namespace", "")
+    reserved = any(source == "reserved" for source, *_ in needs)
+    if namespace:
+        named = any(
+            source in ("k8s", "any") and (key == NAMESPACE or key.startswith(NAMESPACE_LABELS)) for source, key, *_ in needs
+        )
+        return needs if named or (reserved and not requires) else [*needs, _in(namespace)]
+    init = any((source, key) == ("reserved", "init") for source, key, *_ in _needs(spec.get("endpointSelector", {})))
+    return needs if reserved or init else [*needs, _SOMEWHERE]
+
+
+def _demands(cluster: Cluster, me: str, direction: int, deny: bool, of: Raw, audited: bool) -> list[Need]:
+    """What policies that govern this endpoint require of every endpoint peer; those in audit mode of such policies alone."""
+    section, field_name = ("ingress", "egress")[direction] + ("Deny" if deny else ""), ("from", "to")[direction] + "Requires"
+    found = []
+    for policy in cluster.policies:
+        if policy["kind"] not in ("CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"):
+            continue
+        if in_audit(cluster, policy) and not (audited and in_audit(cluster, of)):
+            continue
+        for _, spec in _specs(policy):
+            if _governs(cluster, policy, spec, me):
+                for element in spec.get(section) or ():
+                    for selector in element.get(field_name) or ():
+                        found += _endpoint_needs(policy, spec, selector, requires=True)
+    return found
+
+
+def _is_entity(cluster: Cluster, labels: frozenset[Label] | None, name: str) -> bool:
+    if name == "all":
+        return True
+    if labels is None:
+        return False
+    if name == "cluster":
+        return any(("reserved", each, "") in labels for each in LOCAL) or ("k8s", CLUSTER, "blue") in labels
+    if name == "world":
+        return any(("reserved", each, "") in labels for each in ("world", "world-ipv4", "world-ipv6"))
+    return ("reserved", name, "") in labels
+
+
+def _is_api_server(cluster: Cluster, packet: Packet) -> bool:
+    return packet.outside and packet.address in [ip_address(text) for text in cluster.api_servers]
+
+
+def _in_rule(cluster: Cluster, packet: Packet, rule: Raw, deny: bool) -> bool:
+    if "cidrGroupRef" in rule:
+        if rule["cidrGroupRef"] not in cluster.groups:
+            return deny  # it may be anything outside
+        texts = cluster.groups[rule["cidrGroupRef"]]
+    else:
+        texts = [rule["cidr"]]
+    excepted = any(packet.address in ip_network(text) for text in rule.get("except") or ())
+    return not excepted and any(packet.address in ip_network(text) for text in texts)
+
+
+def _behind(cluster: Cluster, packet: Packet, entry: Raw, deny: bool) -> bool:
+    """An entry may name a Service, and select some."""
+    answers = []
+    if name := entry.get("k8sService", {}).get("serviceName"):
+        space = entry["k8sService"].get("namespace", "")
+        answers.append([held for (of, called), held in cluster.services.items() if called == name and of in (space or of,)])
+    if "k8sServiceSelector" in entry:
+        space, wanted = entry["k8sServiceSelector"].get("namespace", ""), entry["k8sServiceSelector"]["selector"]
+        labelled = {key: frozenset(("k8s", *each) for each in held[0].items()) for key, held in cluster.services.items()}
+        answers.append(
+            [
+                held
+                for (of, called), held in cluster.services.items()
+                if of in (space or of,) and _meets(labelled[of, called], _needs(wanted))
+            ]
+        )
+    return any(any(str(packet.address) == text for _, texts in found for text in texts) if found else deny for found in answers)
+
+
+# -- ports -------------------------------------------------------------------------------------------------------------------
+
+
+def _at(
+    ports: Sequence[Raw] | None,
+    types: Sequence[Raw] | None,
+    cluster: Cluster,
+    me: str,
+    packet: Packet,
+    *,
+    by_address: bool,
+    deny: bool,
+) -> bool:
+    if types is not None:
+        return any(_is_type(each, packet) for each in types)
+    if ports is None:
+        return True
+    return any(_is_port(each, cluster.governed[me], packet, by_address=by_address, deny=deny) for each in ports)
+
+
+def _is_type(wanted: Raw, packet: Packet) -> bool:
+    family = wanted.get("family", "IPv4")
+    named = ICMP_NAMES[family].get(str(wanted["type"]))
+    number = int(wanted["type"]) if named is None else named
+    return (packet.protocol, packet.port) == (ICMP if family == "IPv4" else ICMPV6, number)
+
+
+def _is_port(wanted: Raw, me: End, packet: Packet, *, by_address: bool, deny: bool) -> bool:
+    """Of cilium.io, where the number is a text, and of any protocol of layer 4 if none is given."""
+    if packet.protocol not in TRANSPORTS[wanted.get("protocol", "ANY").upper()]:
+        return False
+    text = str(wanted["port"])
+    if not text.isdigit():
+        return _is_named(text.lower(), me, packet, by_address=by_address, deny=deny)
+    low = int(text, 8) if text.startswith("0") else int(text)
+    return low == 0 or low <= packet.port <= max(low, wanted.get("endPort", 0))
+
+
+def _is_named(name: str, me: End, packet: Packet, *, by_address: bool, deny: bool) -> bool:
+    """What the destination calls so. An address calls no port anything: that allows nothing, and denies every port."""
+    if packet.direction == INGRESS:
+        return (packet.protocol, packet.port) in me.names.get(name, ())
+    if by_address:
+        return deny
+    names = packet.peer.names if packet.peer.labels is not None else _NO_NAMES
+    return (packet.protocol, packet.port) in names.get(name, ())
+
+
+# -- NetworkPolicy ---------------------------------------------------------------------------------------------------------
+
+
+def _kubernetes_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, audited: bool) -> Iterator[Hit]:
+    spec, word = policy["spec"], ("ingress", "egress")[packet.direction]
+    if not _governs(cluster, policy, spec, me) or word.capitalize() not in _types(spec):
+        return
+    demands = _demands(cluster, me, packet.direction, False, policy, audited)
+    for index, rule in enumerate(spec.get(word) or ()):
+        peers = rule.get(("from", "to")[packet.direction]) or [None]
+        if any(_kubernetes_rule(policy, rule, peer, cluster.governed[me], packet, demands) for peer in peers):
+            yield Hit(1, (0, 0), "allow", _where(policy, f"spec.{word}[{index}]"))
+
+
+def _kubernetes_rule(policy: Raw, rule: Raw, peer: Raw | None, me: End, packet: Packet, demands: Sequence[Need]) -> bool:
+    by_address = peer is not None and "ipBlock" in peer
+    if by_address:
+        assert peer is not None
+        block = peer["ipBlock"]
+        who = packet.address is not None and packet.address in ip_network(block["cidr"])
+        who = who and not any(packet.address in ip_network(text) for text in block.get("except") or ())
+    elif peer is not None:
+        needs = _needs(peer.get("podSelector", {}), "k8s")
+        if "namespaceSelector" in peer:
+            needs += [*_needs(peer["namespaceSelector"], "k8s", NAMESPACE_LABELS), _SOMEWHERE]
+        else:
+            needs.append(_in(policy["metadata"]["namespace"]))
+        who = _meets(packet.peer.labels, [*needs, *demands])
+    else:
+        who = True
+    return who and any(_kubernetes_port(each, me, packet, by_address) for each in rule.get("ports") or [None])
+
+
+def _kubernetes_port(wanted: Raw | None, me: End, packet: Packet, by_address: bool) -> bool:
+    if wanted is None:
+        return True
+    if packet.protocol not in TRANSPORTS[wanted.get("protocol", "TCP")]:
+        return False
+    port = wanted.get("port")
+    if isinstance(port, str):
+        return _is_named(port, me, packet, by_address=by_address, deny=False)
+    return port is None or port <= packet.port <= wanted.get("endPort", port)
+
+
+# -- administrators' ---------------------------------------------------------------------------------------------------------
+
+
+def _pods(held: Raw) -> list[Need]:
+    """A subject, or a peer that is pods: by their namespaces, or by both."""
+    pods = held.get("pods", {"namespaceSelector": held.get("namespaces"), "podSelector": {}})
+    among = _needs(pods["namespaceSelector"], "k8s", NAMESPACE_LABELS)
+    return [*_needs(pods["podSelector"], "k8s"), *among, _SOMEWHERE]
+
+
+def _admin_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet) -> Iterator[Hit]:
+    spec, word = policy["spec"], ("ingress", "egress")[packet.direction]
+    if not _governs(cluster, policy, spec, me):
+        return
+    baseline = policy["kind"] == "BaselineAdminNetworkPolicy" or spec.get("tier") == "Baseline"
+    for index, rule in enumerate(spec.get(word) or ()):
+        action = {"Accept": "allow"}.get(rule["action"], rule["action"].lower())
+        path = f"spec.{word}[{index}]" + (f" ({rule['name']})" if "name" in rule else "")
+        place = (spec.get("priority", 0), index)
+        for peer in rule[("from", "to")[packet.direction]]:
+            who, by_address, known = _admin_peer(cluster, peer, packet)
+            says = action if known else "deny"  # what is not in force allows nothing, and closes what it could be
+            in_force = known or action != "allow"
+            if in_force and who and _admin_ports(rule, cluster.governed[me], packet, by_address=by_address, deny=says != "allow"):
+                yield Hit(2 if baseline else 0, place, says, _where(policy, path))
+
+
+def _admin_peer(cluster: Cluster, peer: Raw, packet: Packet) -> tuple[bool, bool, bool]:
+    """Whether it is the other side, by its address, and whether the peer is in force."""
+    if "networks" in peer:
+        return packet.address is not None and any(packet.address in ip_network(text) for text in peer["networks"]), True, True
+    if "nodes" in peer:
+        node = any(("reserved", name, "") in _labels(packet.peer) for name in ("host", "remote-node"))
+        if not cluster.nodes_by_label:
+            return node, False, False
+        return node and _meets(packet.peer.labels, _needs(peer["nodes"], "node")), False, True
+    if "domainNames" in peer:
+        return False, True, False
+    return _meets(packet.peer.labels, _pods(peer)), False, True
+
+
+def _admin_ports(rule: Raw, me: End, packet: Packet, *, by_address: bool, deny: bool) -> bool:
+    held = [*(rule.get("ports") or ()), *(rule.get("protocols") or ())]
+    return not held or any(_admin_port(each, me, packet, by_address=by_address, deny=deny) for each in held)
+
+
+def _admin_port(held: Raw, me: End, packet: Packet, *, by_address: bool, deny: bool) -> bool:
+    if name := held.get("namedPort") or held.get("destinationNamedPort"):
+        return _is_named(name.lower(), me, packet, by_address=by_address, deny=deny)
+    if "portNumber" in held:
+        return (packet.protocol, packet.port) == (*TRANSPORTS[held["portNumber"]["protocol"]], held["portNumber"]["port"])
+    if "portRange" in held:
+        span = held["portRange"]
+        return packet.protocol in TRANSPORTS[span["protocol"]] and span["start"] <= packet.port <= span["end"]
+    for word in ("tcp", "udp", "sctp"):
+        if word in held and packet.protocol in TRANSPORTS[word.upper()]:
+            port = held[word].get("destinationPort", {})
+            if "number" in port:
+                return packet.port == int(port["number"])
+            return "range" not in port or port["range"]["start"] <= packet.port <= port["range"]["end"]
+    return False
