@@ -27,6 +27,27 @@ HOUSEKEEPING: Final = 232
 PATIENCE: Final = 1.0
 
 
+def listener(namespace: int, link: str) -> socket.socket:
+    """It hears, and may send, whole frames."""
+    with netns.inside(namespace):
+        end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    end.bind((link, _ETH_P_ALL))
+    end.setblocking(False)
+    return end
+
+
+def heard(end: socket.socket) -> list[bytes]:
+    """What has come in since the last call; what the end itself sent is left out."""
+    found: list[bytes] = []
+    while True:
+        try:
+            frame, sender = end.recvfrom(65535)
+        except BlockingIOError:
+            return found
+        if sender[2] != _OUTGOING:
+            found.append(frame)
+
+
 class Wire:
     """Our node in one namespace, each of its pods in one, and the rest of the underlay in one."""
 
@@ -43,14 +64,6 @@ class Wire:
         namespace = netns.fresh()
         self._stack.callback(os.close, namespace)
         return namespace
-
-    def _listener(self, namespace: int, link: str) -> socket.socket:
-        with netns.inside(namespace):
-            end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        self._stack.callback(end.close)
-        end.bind((link, _ETH_P_ALL))
-        end.setblocking(False)
-        return end
 
     def __enter__(self) -> "Wire":
         try:
@@ -105,8 +118,8 @@ class Wire:
             ears.bind(("::", HOST_PORT))
         with netns.inside(underlay), IPRoute() as ip:
             self._up(ip, "eth0")
-        self.ends = {name: self._listener(namespace, "eth0") for name, namespace in pods.items()}
-        self.ends["underlay"] = self._listener(underlay, "eth0")
+        self.ends = {name: self._stack.enter_context(listener(namespace, "eth0")) for name, namespace in pods.items()}
+        self.ends["underlay"] = self._stack.enter_context(listener(underlay, "eth0"))
 
     @staticmethod
     def _up(ip: Any, name: str) -> int:
@@ -148,17 +161,8 @@ class Wire:
     # -- playing -------------------------------------------------------------------------------------------------------
 
     def taken(self) -> dict[str, list[bytes]]:
-        """What has come in at every end since the last call; what the end itself sent is left out."""
-        found: dict[str, list[bytes]] = {}
-        for name, end in self.ends.items():
-            while True:
-                try:
-                    frame, sender = end.recvfrom(65535)
-                except BlockingIOError:
-                    break
-                if sender[2] != _OUTGOING:
-                    found.setdefault(name, []).append(frame)
-        return found
+        """What has come in at every end since the last call."""
+        return {name: frames for name, end in self.ends.items() if (frames := heard(end))}
 
     def inject(self, at: Point, frame: bytes) -> None:
         if isinstance(at, FromPod):

@@ -1,0 +1,90 @@
+"""What must come of a trial: by the evaluator of the property tests, which knows no tables; and whether the kernel's event says so.
+
+A packet that two policies are asked about passes if both let it; the event names the first that does not, else the last that was
+asked and might have refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tests.packets.harness.drawn import Drawn
+from tests.packets.harness.ways import Question, Trial
+from tests.properties.oracle import Truth, truth
+
+from pilus_api.rules import Direction
+
+NOBODY_DECIDES: Final = Truth(True, frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`reason`: why it ends, or empty. `named`: whose policy the event names, and `truth` what that says; None: nobody's. `audited`
+    None: not asked, nor who is named then."""
+
+    reason: str
+    named: Question | None = None
+    truth: Truth = NOBODY_DECIDES
+    audited: bool | None = False
+
+
+def verdict(drawn: Drawn, trial: Trial) -> Verdict:
+    if trial.refused:
+        return Verdict(trial.refused)
+    passed = Verdict(trial.barred)
+    for question in trial.questions:
+        said = _said(drawn, question, audited=False)
+        if said is None:
+            return Verdict("UNKNOWN_IDENTITY", question)
+        if not said.allowed:
+            return Verdict("POLICY_DENY" if said.rules else "POLICY", question, said)
+        if drawn.closed(question.name, question.probe.direction):
+            passed = Verdict(trial.barred, question, said)
+    # What has no way out ends before anybody asks what audited policies would say.
+    for question in () if trial.barred else trial.questions:
+        if drawn.audits(question.name):
+            # The programs don't look whether audited policies close the direction: in an open one, too, they tell of the unknown.
+            if not _is_known(drawn, question) and not drawn.closed(question.name, question.probe.direction, audited=True):
+                return Verdict("", audited=None)
+            said = _said(drawn, question, audited=True)
+            if said is None or not said.allowed:
+                return Verdict("", question, said or NOBODY_DECIDES, audited=True)
+    return passed
+
+
+def _said(drawn: Drawn, question: Question, *, audited: bool) -> Truth | None:
+    """None: whoever it is, policies don't know him, and refuse where they refuse anything."""
+    if not _is_known(drawn, question):
+        return None if drawn.closed(question.name, question.probe.direction, audited=audited) else NOBODY_DECIDES
+    return truth(drawn.world, drawn.world.endpoints[drawn.names[question.name]], question.probe, audited=audited)
+
+
+def _is_known(drawn: Drawn, question: Question) -> bool:
+    return question.probe.identity in drawn.world.identities
+
+
+def agrees(drawn: Drawn, trial: Trial, event: Mapping[str, Any]) -> None:
+    """The event is what the evaluator says, and the rule that it names is one that decided."""
+    expected = verdict(drawn, trial)
+    shown = (trial.questions, event, expected)
+    assert event["reason"] == (drawn.node.reason(expected.reason) if expected.reason else 0), shown
+    for question in trial.questions[:1]:
+        ingress = question.probe.direction is Direction.INGRESS
+        if not trial.refused:
+            assert event["source_identity" if ingress else "destination_identity"] == question.probe.identity, shown
+    if expected.audited is None:
+        return
+    assert event["audited"] == expected.audited, shown
+    if expected.named is None:
+        assert (event["policy"], event["rule"]) == (0, 0), shown
+        return
+    assert event["direction"] == expected.named.probe.direction, shown
+    applied = drawn.compiled.endpoints[drawn.names[expected.named.name]]
+    policy = applied.audit if expected.audited else applied.policy
+    assert policy is not None
+    if expected.reason != "UNKNOWN_IDENTITY":
+        assert event["policy"] == drawn.number_of(policy), shown
+    if expected.truth.rules:
+        assert drawn.compiled.policies[policy].origin(event["rule"]) in expected.truth.rules, shown
+    else:
+        assert event["rule"] == 0, shown
