@@ -85,7 +85,7 @@ struct pilus_policy {			/* 48 bytes */
 	u32 class[2];			/* its class */
 	u32 cidrs[2];			/* number of rows in cidrs: 0 saves the second question */
 	u32 complete;			/* written last: 1 when every row of this policy is in the kernel, else the policy drops */
-	u32 reserved;
+	u32 closes;			/* 1 << enum pilus_direction where it refuses anything: what is not asked lets pass */
 	u8 hash[16];			/* of its content: how a restarted agent recognises it */
 };
 

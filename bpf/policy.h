@@ -110,10 +110,13 @@ pilus_always int pilus_judge(struct pilus_packet *packet, const struct pilus_end
 pilus_always void pilus_audit(struct __sk_buff *skb, struct pilus_packet *packet, const struct pilus_endpoint *endpoint, u32 direction,
 			      u32 peer, const struct pilus_address *address, bool outside)
 {
+	struct pilus_policy *held = policies.lookup(&endpoint->audit);
 	u32 rule = packet->rule, policy = packet->policy;
 	u8 decided = packet->direction;
 	int result;
 
+	if (held && !(held->closes & 1 << direction))
+		return;
 	result = pilus_evaluate(packet, endpoint->audit, direction, peer, address, outside);
 	if (result && result != -PILUS_DROP_ENDPOINT_NOT_READY) {
 		if (!(packet->audit & PILUS_AUDIT_KNOWN))

@@ -120,5 +120,9 @@ def _judge_row(lookup: Lookup, row: Mapping[str, Any], packet: Packet) -> Endpoi
     found = judge(lookup, row["policy"], packet) if enforced else Judgement(True)
     if not row["flags"] & _READY:
         found = replace(found, allowed=False, trouble="the pod is not ready: it has no identity yet")
-    audit = judge(lookup, row["audit"], packet) if row["audit"] and found.allowed else None
+    audit = None
+    if row["audit"] and found.allowed:
+        held = lookup("policies", row["audit"])
+        opens = held is not None and not held["closes"] & 1 << packet.direction
+        audit = Judgement(True) if opens else judge(lookup, row["audit"], packet)
     return EndpointJudgement(enforced, found, audit)

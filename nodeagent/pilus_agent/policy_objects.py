@@ -49,6 +49,7 @@ class PolicyObjects:
         self._demanding: set[str] = set()
         self._demanded = False  # whether anything was, at the last `resolve`
         self._errors: dict[str, str] = {}
+        self._doubts: dict[str, tuple[str, ...]] = {}
         self._namespaces: dict[str, str] = {}  # what they say of the mode of their policies
         self._modes: dict[str, tuple[Mode, str]] = {}
         self._groups: dict[GroupName, tuple[Network, ...]] = {}
@@ -67,7 +68,7 @@ class PolicyObjects:
             return
         name = f"{kind}/{key}"
         if fact is None:
-            for held in (self.held, self._drafts, self._spoken, self._errors):
+            for held in (self.held, self._drafts, self._spoken, self._errors, self._doubts):
                 held.pop(name, None)
             self._about_nodes.discard(name)
             self._demanding.discard(name)
@@ -95,8 +96,12 @@ class PolicyObjects:
             return drafts_of(obj, cluster=settings.cluster_name, nodes=nodes, hosts=hosts)
 
         self._errors.pop(name, None)
+        self._doubts.pop(name, None)
         try:
-            return read(raw)
+            drafts = read(raw)
+            if found := tuple(f"{path}: {what}" for path, what in policy_doubts(raw)):
+                self._doubts[name] = found
+            return drafts
         except InvalidError as error:
             left = salvaged(raw, read)
             now = "governs nobody" if left is None else "is in force as far as it can be read, and closed where it can't"
@@ -210,11 +215,9 @@ class PolicyObjects:
         """What of it makes no sense, "" if all does."""
         return self._errors.get(name, "")
 
-    def doubts(self, name: str) -> list[str]:
+    def doubts(self, name: str) -> tuple[str, ...]:
         """What may not be meant as it is written."""
-        if name in self._errors:
-            return []
-        return [f"{path}: {what}" for path, what in policy_doubts(_typed(name.partition("/")[0], self.held[name].raw))]
+        return self._doubts.get(name, ())
 
     def missing(self, name: str) -> list[str]:
         """What of it is not in force as it is written."""

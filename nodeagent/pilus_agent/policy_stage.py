@@ -280,8 +280,8 @@ class PolicyStage:
 
     def _noted(self, name: str) -> tuple[str, ...]:
         if name not in self._notes:
-            self._notes[name] = (*notes(self.objects.policies.get(name, ()), self._ranges), *self.objects.doubts(name))
-        return self._notes[name]
+            self._notes[name] = notes(self.objects.policies.get(name, ()), self._ranges)
+        return (*self._notes[name], *self.objects.doubts(name))
 
     @property
     def _off(self) -> bool:

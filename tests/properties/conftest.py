@@ -20,7 +20,7 @@ settings.register_profile(
 )
 WORLDS = settings.get_profile("worlds")
 
-# Each is reached on ten roads: the long form has a fifth of them.
+# Each is reached on ten roads, or its rows are counted: the long form has a fifth of them.
 settings.register_profile("roads", settings.get_profile("worlds"), max_examples=longer(SOAK // 5, SOAK))
 ROADS = settings.get_profile("roads")
 

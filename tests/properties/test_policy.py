@@ -125,7 +125,7 @@ def test_the_result_does_not_depend_on_the_road(
     assert road(compiler, putting(world)) == straight
 
 
-@WORLDS
+@ROADS
 @given(world=worlds())
 def test_rows_are_bounded_by_what_is_there(world: World) -> None:
     compiled = compile_policies(world.policies, world.identities, world.endpoints, world.named_ports)

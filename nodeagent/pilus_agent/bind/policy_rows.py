@@ -171,6 +171,7 @@ class PolicyRows:
             "class": tuple(self._classes[tables.default.name] for tables in policy.directions),
             "cidrs": tuple(len(tables.cidrs) for tables in policy.directions),
             "complete": 1,
+            "closes": sum(1 << direction for direction in Direction if policy.directions[direction].enforced),
             "hash": bytes(policy.name),
         }
         return {"peers": peers, "cidrs": cidrs, "policies": {(): ({"": own}, value)}}

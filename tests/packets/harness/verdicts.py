@@ -19,13 +19,12 @@ NOBODY_DECIDES: Final = Truth(True, frozenset())
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason`: why it ends, or empty. `named`: whose policy the event names, and `truth` what that says; None: nobody's. `audited`
-    None: not asked, nor who is named then."""
+    """`reason`: why it ends, or empty. `named`: whose policy the event names, and `truth` what that says; None: nobody's."""
 
     reason: str
     named: Question | None = None
     truth: Truth = NOBODY_DECIDES
-    audited: bool | None = False
+    audited: bool = False
 
 
 def verdict(drawn: Drawn, trial: Trial) -> Verdict:
@@ -43,9 +42,6 @@ def verdict(drawn: Drawn, trial: Trial) -> Verdict:
     # What has no way out ends before anybody asks what audited policies would say.
     for question in () if trial.barred else trial.questions:
         if drawn.audits(question.name):
-            # The programs don't look whether audited policies close the direction: in an open one, too, they tell of the unknown.
-            if not _is_known(drawn, question) and not drawn.closed(question.name, question.probe.direction, audited=True):
-                return Verdict("", audited=None)
             said = _said(drawn, question, audited=True)
             if said is None or not said.allowed:
                 return Verdict("", question, said or NOBODY_DECIDES, audited=True)
@@ -72,8 +68,6 @@ def agrees(drawn: Drawn, trial: Trial, event: Mapping[str, Any]) -> None:
         ingress = question.probe.direction is Direction.INGRESS
         if not trial.refused:
             assert event["source_identity" if ingress else "destination_identity"] == question.probe.identity, shown
-    if expected.audited is None:
-        return
     assert event["audited"] == expected.audited, shown
     if expected.named is None:
         assert (event["policy"], event["rule"]) == (0, 0), shown

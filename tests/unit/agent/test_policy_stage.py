@@ -221,6 +221,19 @@ def test_an_object_that_makes_no_sense_is_closed_where_it_can_not_be_read(stage:
     assert any("endpointSelector" in check["message"] for check in stage.checks())
 
 
+def test_what_may_not_be_meant_is_noted(stage: PolicyStage) -> None:
+    held = deepcopy(LET_CLIENT) | {"egress": [{"toPorts": [{"ports": [{"port": "90", "endPort": 80}]}]}]}
+    held["endpointSelector"]["matchLabels"]["k8s:io.kubernetes.pod.namespace"] = "other"  # type: ignore[index]
+    stage.objects.put("cnp", "default/let", policy("let", held))
+    (told,) = stage.acknowledgements("")
+    selector, port = told["notes"]
+    assert selector.startswith("spec.endpointSelector.matchLabels.k8s:io.kubernetes.pod.namespace: is overridden")
+    assert port == "spec.egress[0].toPorts[0].ports[0].endPort: is below port 90: that one port is meant"
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT, generation=2))
+    (told,) = stage.acknowledgements("")
+    assert told["notes"] == []
+
+
 def test_a_restarted_agent_recognises_what_the_kernel_holds(
     stage: PolicyStage, tables: Tables, description: Mapping[str, Any]
 ) -> None:

@@ -138,11 +138,13 @@ def test_what_nodes_note_is_a_condition_of_its_own_and_goes_with_its_cause() -> 
     noted = {"type": "Notes", "status": "True", "message": "spec.egress[0]: n", "lastTransitionTime": "now"}
     assert found["conditions"] == [valid(), noted]
     assert found["enforced"] == "2/2"
+    assert made.news("u", found) == [("Notes", "spec.egress[0]: n")]
     made.set_policy("u", policy_of(raw(generation=2, conditions=found["conditions"], enforced="2/2"), "/p/status", ""))
     assert made.patch("u", "later") == {"enforced": "0/2"}
     made.set_said("a", {"u": Realised(2, True, "")})
     after = made.patch("u", "later")
     assert after is not None
+    assert made.news("u", after) == []
     assert after["conditions"][-1] == noted | {"status": "False", "message": "Nothing to note", "lastTransitionTime": "later"}
 
 
