@@ -5,7 +5,7 @@ A label has a source (`k8s`, `reserved`, `cidr`, ...), a key and a value; its te
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -107,7 +107,9 @@ DEFAULT_IGNORED = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class LabelPrefix:
+    """An entry of the filter: labels of a source whose keys begin so count, or (`ignore`) don't."""
+
     source: str  # "" matches every source
     key: re.Pattern[str]
     ignore: bool
@@ -120,36 +122,45 @@ class _Entry:
         return match.end() if match else -1
 
 
-def _entry(text: str, ignore: bool, setting: str = "labels") -> _Entry:
+def label_prefix(source: str, pattern: str, setting: str, *, ignore: bool) -> LabelPrefix:
+    """Raises InvalidError, for `setting`, if `pattern` is no regular expression."""
+    try:
+        return LabelPrefix("" if source == SOURCE_ANY else source, re.compile(pattern), ignore)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InvalidError(f"{pattern!r} is not a regular expression: {error}", setting) from error
+
+
+def _entry(text: str, setting: str, *, ignore: bool = False) -> LabelPrefix:
     """`source:regex` or `regex`; a `!` before the regex makes it an ignored one. Raises InvalidError."""
     source, colon, pattern = text.partition(":")
     if not colon:
         source, pattern = "", text
-    if pattern.startswith("!"):
-        ignore, pattern = True, pattern[1:]
-    try:
-        return _Entry("" if source == SOURCE_ANY else source, re.compile(pattern), ignore)
-    except re.error as error:
-        raise InvalidError(f"{text!r} is not a regular expression: {error}", setting) from error
+    return label_prefix(source, pattern.removeprefix("!"), setting, ignore=ignore or pattern.startswith("!"))
 
 
 class IdentityFilter:
     """Decides which labels make an identity. The longest matching include against the shortest matching ignore.
 
-    `extra` is the option `labels`: entries `source:regex`. One include of the user's turns the filter into an allow list.
+    `extra` is the option `labels`: entries `source:regex`. `base` stands in place of the entries that are built in. One
+    include of either turns the filter into an allow list.
     """
 
     setting = "labels"
     included: tuple[str, ...] = DEFAULT_INCLUDED
     ignored: tuple[str, ...] = DEFAULT_IGNORED
 
-    def __init__(self, extra: Iterable[str] = ()) -> None:
-        user = [_entry(text, ignore=False, setting=self.setting) for text in extra]
-        entries = [_entry(text, ignore=False) for text in self.included] + user
-        entries += [_entry(text, ignore=True) for text in self.ignored]
+    def __init__(self, extra: Iterable[str] = (), base: Iterable[LabelPrefix] | None = None) -> None:
+        user = [_entry(text, self.setting) for text in extra]
+        if base is not None:
+            user = [*base, *user]
+        entries = user if base is not None else [*self._built_in(), *user]
         self._included = [entry for entry in entries if not entry.ignore]
         self._ignored = [entry for entry in entries if entry.ignore]
         self._listed_only = any(not entry.ignore for entry in user)
+
+    def _built_in(self) -> Iterator[LabelPrefix]:
+        yield from (_entry(text, self.setting) for text in self.included)
+        yield from (_entry(text, self.setting, ignore=True) for text in self.ignored)
 
     def relevant(self, label: Label) -> bool:
         included = max((entry.matched(label) for entry in self._included), default=-1)

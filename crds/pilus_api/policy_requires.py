@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Final
 
 from pilus_api.labels import SOURCE_RESERVED, Label, Labels, canonical
-from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, Direction, GroupName, Network, Peer, Policy, Rule, Scope
+from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, CidrGroup, Direction, GroupName, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import Operator, Requirement, Selector, selector
 
 _OPPOSITE: Final = {
@@ -123,6 +123,11 @@ def _members(peer: Peer, groups: Groups, deny: bool) -> Iterable[Peer]:
     return (AddressPeer(network, peer.excepted, Scope.OUTSIDE) for network in known)
 
 
+def _absence(name: GroupName) -> str:
+    """One of whose prefixes one can't be read is not told of either, so that a denial never means less than is written."""
+    return f"there is no {name}" + (", or it can't be read" if isinstance(name, CidrGroup) else "")
+
+
 def groups_of(drafts: Iterable[Draft]) -> set[GroupName]:
     """The groups that the drafts speak of."""
     rules = (rule for draft in drafts for rule in draft.policy.rules)
@@ -140,7 +145,7 @@ def _grouped(policy: Policy, groups: Groups) -> Policy:
         else replace(rule, peers=tuple(dict.fromkeys(each for peer in rule.peers for each in _members(peer, groups, rule.deny))))
         for rule in policy.rules
     )
-    unknown = [f"{peer.path} (there is no {peer.name})" for peer in named if peer.name not in groups]
+    unknown = [f"{peer.path} ({_absence(peer.name)})" for peer in named if peer.name not in groups]
     return replace(policy, rules=tuple(rules), unenforced=(*policy.unenforced, *dict.fromkeys(unknown)))
 
 

@@ -80,6 +80,7 @@ class Settings(BaseModel):
 
     # Identities.
     labels: Words = ()
+    label_prefix_file: Annotated[str, Field(pattern=r"^(/.+)?$")] = ""  # its entries stand in place of those that are built in
     fixed_identity_mapping: FixedIdentities = ()  # such as 128=kv-store; a pod asks for it by the label io.cilium.fixed-identity
     identity_gc_interval: Seconds = 900.0
     identity_heartbeat_timeout: Seconds = 1800.0

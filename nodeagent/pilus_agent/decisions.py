@@ -64,9 +64,18 @@ _READY, _TUNNEL, _MASQUERADE_IPV4, _MASQUERADE_IPV6 = 1, 2, 4, 8
 
 
 class Decisions:
-    """`claimed`: whether a pod range counts only if its node has claimed it. `api_server`: the URL that this agent asks, if any."""
+    """`claimed`: whether a pod range counts only if its node has claimed it. `api_server`: the URL that this agent asks, if any.
+    `relevant`: which labels make a pod's identity; without it as the setting `labels` alone has it."""
 
-    def __init__(self, node: str, settings: Settings, tables: Tables, claimed: bool, api_server: str = "") -> None:
+    def __init__(
+        self,
+        node: str,
+        settings: Settings,
+        tables: Tables,
+        claimed: bool,
+        api_server: str = "",
+        relevant: IdentityFilter | None = None,
+    ) -> None:
         self.node = node
         self.settings = settings
         self.tables = tables
@@ -96,7 +105,7 @@ class Decisions:
         self._identities_moved: set[Identity] = set()
         self._frozen: bool | None = None
         self._slices_changed: set[str] = set()
-        self._relevant = IdentityFilter(settings.labels)
+        self._relevant = IdentityFilter(settings.labels) if relevant is None else relevant
         self._node_filter = NodeFilter(settings.node_labels)
         self._node_identities = NodeIdentities()
         # By endpoint, what was last made of what: most of them are not what has changed.

@@ -43,6 +43,8 @@ from pilus_api import policies
 from pilus_api import settings as settings_of
 from pilus_api.connection import ApiError, Connection
 from pilus_api.errors import InvalidError, PilusError
+from pilus_api.label_prefixes import identity_filter
+from pilus_api.labels import IdentityFilter
 from pilus_api.listener import health_listener, metrics_listener, verdict
 from pilus_api.live import LiveSettings, set_debug
 from pilus_api.settings import KEYS, OPERATOR, Settings
@@ -66,13 +68,21 @@ _PREPARE_SECONDS = 2.0
 class Agent:
     """One node's agent."""
 
-    def __init__(self, node: str, settings: Settings, connection: Connection, kernel: Kernel, config: Path | None) -> None:
+    def __init__(
+        self,
+        node: str,
+        settings: Settings,
+        relevant: IdentityFilter,
+        connection: Connection,
+        kernel: Kernel,
+        config: Path | None,
+    ) -> None:
         self._node = node
         self._connection = connection
         self._kernel = kernel
         self.started = time.monotonic()
         self.version = version("pilus")
-        self.wiring = Wiring(node, settings, kernel, api_server=connection.access.server)
+        self.wiring = Wiring(node, settings, kernel, api_server=connection.access.server, relevant=relevant)
         self._publisher = Publisher(connection)
         self._endpoints = Endpoints(kernel, AttachmentFiles(RUNTIME / "endpoints"), Allocator())
         self._cni = CniSource(self.wiring, self._endpoints, STATE / "cni-queue")
@@ -241,7 +251,14 @@ def _prepare() -> None:
     gc.freeze()
 
 
-async def _serve(node: str, settings: Settings, kubeconfig: Path | None, folder: Path | None, config: Path | None) -> None:
+async def _serve(
+    node: str,
+    settings: Settings,
+    relevant: IdentityFilter,
+    kubeconfig: Path | None,
+    folder: Path | None,
+    config: Path | None,
+) -> None:
     datapath = await asyncio.to_thread(ensure_loaded, PINS, RUNTIME / "datapath.json", STATE / "cache", SIZES)
     kernel = Kernel(datapath, Ledger(STATE / changes.NAME))
     stop = asyncio.Event()
@@ -250,11 +267,11 @@ async def _serve(node: str, settings: Settings, kubeconfig: Path | None, folder:
         loop.add_signal_handler(number, stop.set)
     try:
         if folder is not None:
-            await _until(stop, StandaloneAgent(node, settings, folder, kernel, RUNTIME, version("pilus")).run())
+            await _until(stop, StandaloneAgent(node, settings, relevant, folder, kernel, RUNTIME, version("pilus")).run())
             return
         access = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster(settings.k8s_api_server)
         async with access as connection:
-            await _until(stop, Agent(node, settings, connection, kernel, config).run())
+            await _until(stop, Agent(node, settings, relevant, connection, kernel, config).run())
     finally:
         await kernel.close()
 
@@ -280,8 +297,9 @@ def main(node_name: str, kubeconfig: Path | None, source_dir: Path | None, confi
     """The node agent: gives this node's pods their network, identity and policy."""
     try:
         settings = settings_of.load(config_file) if config_file else Settings()
+        relevant = identity_filter(settings)
         set_debug(settings.debug)
-        asyncio.run(_serve(node_name, settings, kubeconfig, source_dir, config_file))
+        asyncio.run(_serve(node_name, settings, relevant, kubeconfig, source_dir, config_file))
     except PilusError as error:
         click.echo(f"pilus-agent: {error}", err=True)
         sys.exit(1)

@@ -308,8 +308,10 @@ class PolicyStage:
     @property
     def frozen(self) -> bool:
         """Whether an endpoint's policy stands as it last fitted, because what is wanted does not."""
-        current = self._compiled.policies
-        return any(held.policy in self._kept and held.policy not in current for held in self._governed.values())
+        return any(map(self._outdated, self._governed.values()))
+
+    def _outdated(self, held: Governed) -> bool:
+        return held.policy in self._kept and held.policy not in self._compiled.policies
 
     def _error(self, name: str) -> str:
         if error := self.objects.error(name):
@@ -327,8 +329,10 @@ class PolicyStage:
         """What holds for those whom policies of these names, which are too large, would govern."""
         governed = {key: self._governed[key] for key, held in self._compiled.endpoints.items()
                     if held.policy in names and key in self._governed}  # fmt: skip
+        outdated = any(map(self._outdated, governed.values()))
         host = governed.pop(HOST, None)
-        return in_place(governed.values(), names, host_keeps=None if host is None else HOST in self._good)
+        told = in_place(governed.values(), names, host_keeps=None if host is None else HOST in self._good)
+        return [*told, "identities that are new to this node are refused meanwhile"] if outdated else told
 
     def checks(self) -> list[Item]:
         bad = {name: error for name in self.objects.held if (error := self._error(name))}

@@ -36,11 +36,14 @@ async def _no_cni(_: bytes) -> bytes:
 
 
 class StandaloneAgent:
-    def __init__(self, node: str, settings: Settings, folder: Path, kernel: Kernel, runtime: Path, version: str) -> None:
+    def __init__(
+        self, node: str, settings: Settings, relevant: IdentityFilter, folder: Path, kernel: Kernel, runtime: Path, version: str
+    ) -> None:
         self._node = node
         self._kernel = kernel
-        self.wiring = Wiring(node, settings, kernel, NEEDED - {"claims"})  # nobody claims where nobody else is
-        self._source = DirectorySource(folder, self.wiring, settings.cluster_name, IdentityFilter(settings.labels))
+        # Nobody claims where nobody else is.
+        self.wiring = Wiring(node, settings, kernel, NEEDED - {"claims"}, relevant=relevant)
+        self._source = DirectorySource(folder, self.wiring, settings.cluster_name, relevant)
         self._endpoints = Endpoints(kernel, AttachmentFiles(runtime / "endpoints"), Allocator())
         views = Views(self.wiring, version, time.monotonic())
         self._server = Server(runtime / "agent.sock", _no_cni, views.answer)

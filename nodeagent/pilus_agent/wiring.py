@@ -26,7 +26,7 @@ from pilus_agent.sources.netlink import EVERY
 from pilus_agent.tables import Tables
 from pilus_agent.writer import Trouble, Troubles, Writer
 from pilus_api.errors import PilusError
-from pilus_api.labels import Labels
+from pilus_api.labels import IdentityFilter, Labels
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.settings import Settings
 
@@ -45,16 +45,22 @@ _WAYS_EVERY = 30
 
 
 class Wiring:
-    """A `Sink` for facts, and the loop that realises them."""
+    """A `Sink` for facts, and the loop that realises them. `relevant`: see Decisions."""
 
     def __init__(
-        self, node: str, settings: Settings, kernel: Kernel, needed: frozenset[str] = NEEDED, api_server: str = ""
+        self,
+        node: str,
+        settings: Settings,
+        kernel: Kernel,
+        needed: frozenset[str] = NEEDED,
+        api_server: str = "",
+        relevant: IdentityFilter | None = None,
     ) -> None:
         self.node = node
         self.settings = settings
         self.kernel = kernel
         self.tables = Tables.of(kernel.datapath.description["maps"])
-        self.desired = Decisions(node, settings, self.tables, "claims" in needed, api_server)
+        self.desired = Decisions(node, settings, self.tables, "claims" in needed, api_server, relevant)
         self.facts = self.desired.facts
         self.identities = self.desired.identities
         self.ipcache = self.desired.ipcache

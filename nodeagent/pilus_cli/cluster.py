@@ -73,10 +73,12 @@ async def read(connection: Connection, given: Iterable[Raw] = ()) -> Cluster:
     for raw in await connection.list_all("/apis/cilium.io/v2alpha1/ciliumendpointslices"):
         for endpoint in slice_of(raw).endpoints:
             pods.setdefault(endpoint.identity, {})[endpoint.name] = endpoint.ports
-    groups: dict[GroupName, tuple[Network, ...]] = {
-        CidrGroup(raw["metadata"]["name"]): cidr_group_of(raw)
-        for raw in await connection.list_all("/apis/cilium.io/v2alpha1/ciliumcidrgroups")
-    }
+    groups: dict[GroupName, tuple[Network, ...]] = {}
+    for raw in await connection.list_all("/apis/cilium.io/v2alpha1/ciliumcidrgroups"):
+        try:
+            groups[CidrGroup(raw["metadata"]["name"])] = cidr_group_of(raw)
+        except InvalidError as error:
+            notes.append(f"the CiliumCIDRGroup {raw['metadata']['name']} is as if it weren't there, as for agents: {error}")
     annotated = [raw["metadata"] for raw in await connection.list_all("/api/v1/namespaces")]
     modes = {one["name"]: str((one.get("annotations") or {}).get(MODE_ANNOTATION, "")) for one in annotated}
 

@@ -41,14 +41,22 @@ def identity_object(number: Identity, labels: Pairs) -> Object:
 
 
 class IdentityWriter:
+    """`relevant`: which labels make an identity; without it as the setting `labels` alone has it."""
+
     def __init__(
-        self, connection: Connection, settings: Settings, metrics: Metrics, cursor: int = 0, clock: Clock = time.monotonic
+        self,
+        connection: Connection,
+        settings: Settings,
+        metrics: Metrics,
+        cursor: int = 0,
+        clock: Clock = time.monotonic,
+        relevant: IdentityFilter | None = None,
     ) -> None:
         self._connection = connection
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self.pods = PodIdentities(IdentityFilter(settings.labels), settings.cluster_name)
+        self.pods = PodIdentities(IdentityFilter(settings.labels) if relevant is None else relevant, settings.cluster_name)
         self.numbers = Numbers(settings.cluster_id, cursor, fixed_identities(settings.fixed_identity_mapping))
         self.in_sync = False
         self._missing: dict[Pairs, None] = {}

@@ -18,6 +18,8 @@ import structlog
 
 from pilus_api.connection import Connection
 from pilus_api.errors import PilusError
+from pilus_api.label_prefixes import identity_filter
+from pilus_api.labels import IdentityFilter
 from pilus_api.listener import Listener, health_listener, metrics_listener
 from pilus_api.live import LiveSettings, set_debug
 from pilus_api.settings import Settings, load
@@ -53,9 +55,12 @@ def configure_logs(debug: bool) -> None:
 class Operator:
     """One process: standing by, or in a term."""
 
-    def __init__(self, connection: Connection, settings: Settings, kubeconfig: Path | None, config: Path | None = None) -> None:
+    def __init__(
+        self, connection: Connection, settings: Settings, relevant: IdentityFilter, kubeconfig: Path | None, config: Path | None
+    ) -> None:
         self._connection = connection
         self._settings = settings
+        self._relevant = relevant
         self._live = LiveSettings(config, settings, self._reconfigure) if config else None
         self._working: Term | None = None
         self._kubeconfig = kubeconfig
@@ -101,7 +106,8 @@ class Operator:
     async def _term(self) -> None:
         notes = await self._election.acquire()
         _log.info("active", ourselves=self._election.ourselves)
-        term = self._working = Term(self._connection, self._settings, self._metrics, self._kubeconfig, dict(notes))
+        term = Term(self._connection, self._settings, self._metrics, self._kubeconfig, dict(notes), self._relevant)
+        self._working = term
         self._metrics.leading.set(1)
         work = asyncio.create_task(term.run(), name="term")
         hold = asyncio.create_task(self._election.hold(term.notes), name="lease")
@@ -119,14 +125,16 @@ class Operator:
                 raise result
 
 
-async def serve(connection: Connection, settings: Settings, kubeconfig: Path | None, config: Path | None = None) -> int:
+async def serve(
+    connection: Connection, settings: Settings, relevant: IdentityFilter, kubeconfig: Path | None, config: Path | None = None
+) -> int:
     """Work until told to end; returns the exit status."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     async with connection:
-        work = asyncio.create_task(Operator(connection, settings, kubeconfig, config).run(), name="operator")
+        work = asyncio.create_task(Operator(connection, settings, relevant, kubeconfig, config).run(), name="operator")
         told = asyncio.create_task(ended.wait(), name="signals")
         await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
         failed = work.done()
@@ -145,9 +153,10 @@ def main(kubeconfig: Path | None, config: Path | None) -> None:
     """The cluster's part of Pilus: identities, pod ranges, endpoint slices and the conditions of policies."""
     try:
         settings = load(config) if config else Settings()
+        relevant = identity_filter(settings)
         configure_logs(settings.debug)
         connection = Connection.from_kubeconfig(kubeconfig) if kubeconfig else Connection.in_cluster(settings.k8s_api_server)
-        status = asyncio.run(serve(connection, settings, kubeconfig, config))
+        status = asyncio.run(serve(connection, settings, relevant, kubeconfig, config))
     except PilusError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pilus_api.connection import Connection, Object
+from pilus_api.labels import IdentityFilter
 from pilus_api.policy_kinds import POLICY_KINDS, optional
 from pilus_api.settings import Settings
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch
@@ -46,16 +47,23 @@ def _whole(raw: Object) -> Object:
 
 
 class Term:
-    """Everything that the active operator does, from gaining the Lease to losing it."""
+    """Everything that the active operator does, from gaining the Lease to losing it. `relevant`: see IdentityWriter."""
 
     def __init__(
-        self, connection: Connection, settings: Settings, metrics: Metrics, kubeconfig: Path | None, notes: dict[str, str]
+        self,
+        connection: Connection,
+        settings: Settings,
+        metrics: Metrics,
+        kubeconfig: Path | None,
+        notes: dict[str, str],
+        relevant: IdentityFilter | None = None,
     ) -> None:
         self._connection = connection
         self._settings = settings
         self._kubeconfig = kubeconfig
         cursor = notes.get(CURSOR, "")
-        self._identities = IdentityWriter(connection, settings, metrics, int(cursor) if cursor.isdecimal() else 0)
+        number = int(cursor) if cursor.isdecimal() else 0
+        self._identities = IdentityWriter(connection, settings, metrics, number, relevant=relevant)
         self._ranges = RangeWriter(connection, settings, metrics)
         self._slices = SliceWriter(connection, self._identities, self._ranges.ranges, metrics)
         self._policies = PolicyWriter(connection, partial(check_policy, cluster=settings.cluster_name))

@@ -1,14 +1,20 @@
 """LabelSelector, as the policies of cilium.io and of Kubernetes have it."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from pilus_api.resources.model import Model, refused_unless
 
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")]
-LabelKey = Annotated[str, Field(min_length=1, max_length=512)]
+# Ends with a name, as every key of Kubernetes does, so a source alone is none; what follows a `=` would not count as a part of it.
+_NAMED: Final = "^[^=]*[A-Za-z0-9]$"
+LabelKey = Annotated[str, Field(max_length=512, pattern=_NAMED)]
+# Keys of a map have no pattern in a CustomResourceDefinition, and to look at each in CEL costs more than its budget. So the API
+# server refuses these alone; the others are refused by whoever reads the policy.
+_NAMELESS: Final = ("", "$", ":", "any:", "k8s:", "node:", "reserved:", "reserved.")
 
 
 class LabelSelectorRequirement(Model):
@@ -34,5 +40,13 @@ class LabelSelectorRequirement(Model):
 class LabelSelector(Model):
     """All of both; the empty one selects everything."""
 
-    match_labels: Annotated[dict[LabelKey, LabelValue], Field(default_factory=dict, max_length=100)]
+    schema_extra: ClassVar[Mapping[str, Any]] = {
+        "not": {"properties": {"matchLabels": {"anyOf": [{"required": [key]} for key in _NAMELESS]}}, "required": ["matchLabels"]}
+    }
+
+    match_labels: Annotated[dict[Annotated[str, Field(max_length=512)], LabelValue], Field(default_factory=dict, max_length=100)]
     match_expressions: Annotated[Sequence[LabelSelectorRequirement], Field(max_length=100)] = ()
+
+    @refused_unless("", "a label needs a key: a name, behind its source if it has one, and without `=`")
+    def named(self) -> bool:
+        return all(re.fullmatch(_NAMED, key) for key in self.match_labels)

@@ -15,7 +15,7 @@ import structlog
 from pilus_agent.facts import Address, AllocatedIdentity, Namespace, Network, Node, Pod, RemoteEndpoint, Slice
 from pilus_api.addresses import parse_prefix
 from pilus_api.connection import Connection
-from pilus_api.errors import InvalidError, PilusError
+from pilus_api.errors import PilusError
 from pilus_api.identities import LAST_OF_CLUSTERS, Identity
 from pilus_api.labels import from_security_labels
 from pilus_api.policy_kinds import POLICY_KINDS, optional
@@ -169,13 +169,12 @@ def claim_of(raw: Raw) -> tuple[str, str]:
 
 
 def cidr_group_of(raw: Raw) -> tuple[Network, ...]:
-    """A CiliumCIDRGroup's prefixes; one that is none takes nothing from the others."""
-    found = set()
-    for text in raw["spec"]["externalCIDRs"]:
-        try:
-            found.add(parse_prefix(_text(text)))
-        except InvalidError:
-            _log.warning("a group's prefix is none, left out", group=raw["metadata"]["name"], prefix=text)
+    """A CiliumCIDRGroup's prefixes. Raises InvalidError for one that can't be read: without it a rule that denies the group would
+    deny less than is written, so the group is then as if it weren't there."""
+    texts = raw["spec"]["externalCIDRs"]
+    if not isinstance(texts, list):  # not those of an empty text or map: there are none
+        raise TypeError(f"{texts!r:.100} is no list of prefixes")
+    found = {parse_prefix(_text(text)) for text in texts}
     return tuple(sorted(found, key=lambda network: (network.version, network)))
 
 

@@ -171,8 +171,8 @@ class Node:
                     key = {"length": 64 + prefix_length(network), "policy": number, "direction": direction, "scope": scope,
                            "family": family, "address": packed(str(ip_network(network).network_address))}  # fmt: skip
                     self.datapath.map("cidrs").update(key, {"table": self.table(rules), "number": 1})
-        last: dict[str, Any] = {"table": tuple(self.table(side.everybody) for side in sides), "complete": int(complete), "closes": 3,
-               "cidrs": tuple(len(side.networks or {}) + len(side.outside or {}) for side in sides)}  # fmt: skip
+        last: dict[str, Any] = {"table": tuple(self.table(side.everybody) for side in sides), "complete": int(complete),
+               "closes": 3, "cidrs": tuple(len(side.networks or {}) + len(side.outside or {}) for side in sides)}  # fmt: skip
         self.datapath.map("policies").update(number, last)
 
     # -- generations ---------------------------------------------------------------------------------------------------

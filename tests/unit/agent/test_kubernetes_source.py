@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -196,6 +196,13 @@ REFUSED: list[tuple[str, str, Object]] = [
     ("cnp", "no uid", {"metadata": {"name": "p", "namespace": "d"}}),
     ("cnp", "a generation as a list", metadata("p", generation=[1])),
     ("knp", "a generation as a word", metadata("p", generation="x")),
+    # The API server's own format takes some of these.
+    *(("cidrgroups", f"the prefix {text!r}", metadata("g") | {"spec": {"externalCIDRs": ["192.0.2.0/24", text]}})
+      for text in ("010.0.0.0/8", "10.0.0.0/08", "10.0.0.1", "fe80::%1/64", "", 8, None)),
+    ("cidrgroups", "prefixes as a text", metadata("g") | {"spec": {"externalCIDRs": "192.0.2.0/24"}}),
+    ("cidrgroups", "prefixes as an empty text", metadata("g") | {"spec": {"externalCIDRs": ""}}),
+    ("cidrgroups", "prefixes as an object", metadata("g") | {"spec": {"externalCIDRs": {}}}),
+    ("cidrgroups", "no prefixes", metadata("g") | {"spec": {}}),
 ]  # fmt: skip
 
 
@@ -281,6 +288,7 @@ async def following(kind: Kind, *items: Object) -> AsyncIterator[tuple[FakeApi, 
 GOOD = {
     "pods": POD, "namespaces": metadata("good"), "nodes": NODE, "identities": metadata("301") | {"security-labels": {"k8s:a": "b"}},
     "slices": SLICE, "cnp": metadata("good"), "ccnp": metadata("good"), "knp": metadata("good"),
+    "cidrgroups": metadata("good") | {"spec": {"externalCIDRs": ["192.0.2.0/24", "2001:db8::/32"]}},
 }  # fmt: skip
 
 
@@ -305,6 +313,18 @@ async def test_a_good_object_that_breaks_is_gone_and_comes_back() -> None:
         await sink.until(lambda: sink.facts)
         api.change(kind.path, "DELETED", POD, "11")
         await sink.until(lambda: not sink.facts)
+
+
+async def test_a_group_of_which_one_prefix_can_not_be_read_is_gone_whole() -> None:
+    """Without that prefix alone, a rule that denies the group would deny less than is written."""
+    kind, good = BY_NAME["cidrgroups"], GOOD["cidrgroups"]
+    whole = (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))
+    async with following(kind, good) as (api, sink):
+        assert list(sink.facts.values()) == [whole]
+        api.change(kind.path, "MODIFIED", good | {"spec": {"externalCIDRs": ["192.0.2.0/24", "010.0.0.0/8"]}}, "9")
+        await sink.until(lambda: not sink.facts)
+        api.change(kind.path, "MODIFIED", good, "10")
+        await sink.until(lambda: list(sink.facts.values()) == [whole])
 
 
 async def test_of_nodes_labels_alone_are_asked_for_and_told_when_they_change() -> None:
@@ -338,6 +358,7 @@ async def test_everything_is_followed_and_of_pods_our_own() -> None:
     assert {(kind, key) for kind, key in sink.facts} == {
         ("pods", "default/web"), ("namespaces", "default/good"), ("nodes", "default/n2"), ("identities", "default/301"),
         ("slices", "default/s"), ("cnp", "default/good"), ("ccnp", "default/good"), ("knp", "default/good"),
+        ("cidrgroups", "default/good"),
     }  # fmt: skip
     assert api.asked["/api/v1/pods"]["fieldSelector"] == "spec.nodeName=n1"
     assert not any("fieldSelector" in asked for path, asked in api.asked.items() if path != "/api/v1/pods")
@@ -394,6 +415,8 @@ def test_whatever_stands_anywhere_is_read_or_refused(example: tuple[str, Object,
             assert all(isinstance(text, str) for text in (fact.uid, fact.service_account))
         case Node(ranges=ranges):
             assert all(network.num_addresses >= 4 for network in ranges)
+        case tuple() if kind == "cidrgroups":
+            assert all(isinstance(one, IPv4Network | IPv6Network) for one in fact)
         case tuple():
             assert all(isinstance(part, str) for pair in fact for part in pair)
 

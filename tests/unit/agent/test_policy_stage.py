@@ -159,7 +159,7 @@ def test_a_group_of_prefixes_changes_under_its_policies(stage: PolicyStage, tabl
     stage.objects.put("cnp", "default/out", policy("out", OUT_TO_GROUP))
     assert prefixes() == set()
     assert stage.acknowledgements("")[0]["unenforced"] == [
-        "spec.egress[0].toCIDRSet[0].cidrGroupRef (there is no CiliumCIDRGroup offices)"
+        "spec.egress[0].toCIDRSet[0].cidrGroupRef (there is no CiliumCIDRGroup offices, or it can't be read)"
     ]
     stage.objects.put("cidrgroups", "offices", (ip_network("192.0.2.0/24"), ip_network("198.51.100.0/24")))
     first = decide(stage, tables).policy
@@ -521,8 +521,9 @@ def test_what_holds_in_place_of_a_policy_that_is_too_large_is_told(stage: Policy
     stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT, 2))
     stage.decide({"a": labels("web")}, {"a": frozenset()}, {"a": WEB})
     stage.objects.put("cnp", "default/let", policy("let", huge("egress", "toCIDR"), 3))
-    assert decided("a") == "1 pod keeps the last version that was not"
-    assert decided("a", "b") == "1 pod keeps the last version that was not; 1 pod has none to keep: closed for egress"
+    refused = "identities that are new to this node are refused meanwhile"
+    assert decided("a") == f"1 pod keeps the last version that was not; {refused}"
+    assert decided("a", "b") == f"1 pod keeps the last version that was not; 1 pod has none to keep: closed for egress; {refused}"
 
 
 def test_a_policy_in_audit_mode_that_is_too_large_is_no_other_one_s_trouble(stage: PolicyStage, tables: Tables) -> None:

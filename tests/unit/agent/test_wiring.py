@@ -25,8 +25,10 @@ from tests.unit.agent.populated import API, DATA, WEB, meaning, populated
 from pilus_agent.desired.endpoints import INGRESS_ENFORCED, READY, State
 from pilus_agent.desired.nodes import LOCAL, NODE, POD
 from pilus_agent.facts import Namespace
-from pilus_agent.wiring import NEEDED
+from pilus_agent.wiring import NEEDED, Wiring
 from pilus_api.identities import INIT
+from pilus_api.labels import IdentityFilter
+from pilus_api.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -77,6 +79,17 @@ async def test_nothing_is_touched_before_everything_is_told(kernel: FakeKernel, 
         assert not second.wiring.in_sync
         assert not second.wiring.ready
     assert (kernel.rows, kernel.log, kernel.links.routes) == (before, [], {ip_network("10.0.2.0/24")})
+
+
+def test_labels_that_count_are_those_that_the_process_has_been_told(kernel: FakeKernel) -> None:
+    """The filter that it read when it began, whatever the setting `labels` alone would say."""
+    wiring = Wiring("n1", Settings(labels=("k8s:tier",)), kernel, relevant=IdentityFilter(["k8s:app"]))
+    wiring.put("namespaces", NAMESPACE, Namespace(NAMESPACE_LABELS))
+    wiring.put("pods", f"{NAMESPACE}/web", pod("web", app="web", tier="front"))
+    wiring.put("attachments", "c-web/eth0", attachment("web", 1))
+    wiring.desired.decide_endpoints()
+    found = {label.key: label.value for label in wiring.labels_of(attachment("web", 1))}
+    assert (found["app"], "tier" in found) == ("web", False)
 
 
 async def test_a_new_agent_writes_nothing(kernel: FakeKernel) -> None:

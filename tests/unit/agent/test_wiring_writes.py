@@ -19,6 +19,7 @@ from tests.unit.agent.fakes import (
     remote,
 )
 from tests.unit.agent.populated import Whole, meaning, populated, prefixes
+from tests.unit.agent.test_policy_stage import huge
 
 from pilus_agent import writer
 from pilus_agent.datapath.links import LinkError
@@ -194,6 +195,31 @@ async def test_a_full_table_keeps_what_was_enforced_and_says_so(kernel: FakeKern
         assert world.wiring.trouble == {}
         after = meaning(world, kernel.rows)["10.0.1.11"]["policy"]
         assert after["peers"][0, 302] == before["10.0.1.11"]["policy"]["peers"][0, 301]
+
+
+async def test_while_one_policy_is_too_large_new_identities_are_refused_and_that_is_told(kernel: FakeKernel) -> None:
+    """The rows that stay know nothing of them, and what they say to strangers may be open. It is so for all pods of the node, also
+    for those of others than the policy's."""
+
+    def known() -> set[int]:
+        return {key for key, _ in world.rows("identities")}
+
+    world = populated(kernel)
+    async with world.running():
+        world.wiring.put("cnp", "default/a", policy("a", allow_from("web", "api")))
+        await world.realise()
+        world.wiring.put("cnp", "default/a", policy("a", huge(), 2))
+        await world.realise()
+        before = known()
+        world.identity(303, pod("new", app="new"))
+        await world.realise()
+        assert known() == before
+        (check,) = [one for one in world.wiring.policy.checks() if one["state"] != "ok"]
+        assert check["name"] == "policy cnp/default/a"
+        assert check["message"].endswith("identities that are new to this node are refused meanwhile")
+        world.wiring.put("cnp", "default/a", policy("a", allow_from("web", "api"), 3))
+        await world.realise()
+        assert known() == {*before, 303}
 
 
 async def test_full_endpoints_keep_the_others(kernel: FakeKernel) -> None:

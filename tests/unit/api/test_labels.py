@@ -1,6 +1,7 @@
 """Label sets, and which labels make an identity."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from pilus_api.labels import (
     Label,
     canonical,
     from_security_labels,
+    label_prefix,
     parse_label,
     pod_labels,
     security_labels,
@@ -171,6 +173,26 @@ def test_expressions_begin_at_the_beginning_and_the_longest_match_counts() -> No
 def test_an_entry_that_is_no_expression() -> None:
     with pytest.raises(InvalidError, match="not a regular expression"):
         IdentityFilter(["k8s:("])
+
+
+def based(*base: str, extra: Sequence[str] = ()) -> IdentityFilter:
+    """`base` in place of what is built in, `-` before what is ignored; with `labels`."""
+    parts = [(*one.removeprefix("-").partition(":"), one.startswith("-")) for one in base]
+    return IdentityFilter(extra, [label_prefix(source, pattern, "x", ignore=ignore) for source, _, pattern, ignore in parts])
+
+
+def test_other_entries_stand_in_place_of_those_that_are_built_in() -> None:
+    assert kept(based("-k8s:app"), "app", "apple", "team", "pod-template-hash") == {"team", "pod-template-hash"}
+    assert kept(based("reserved:.*", "-reserved:h"), "host", "world", source="reserved") == {"host", "world"}
+    assert kept(based("-any:a", "k8s:app"), "app", "a", "b") == {"app"}
+    assert kept(based("-any:a", "cidr:app"), "app", "a", "b") == set()
+
+
+def test_their_includes_are_an_allow_list_as_those_of_labels_are() -> None:
+    base = ("reserved:.*", r"k8s:io\.kubernetes\.pod\.namespace")
+    keys = ("io.kubernetes.pod.namespace", "io.cilium.k8s.policy.cluster", "app", "team")
+    assert kept(based(*base), *keys) == {"io.kubernetes.pod.namespace"}
+    assert kept(based(*base, extra=["k8s:app"]), *keys) == {"io.kubernetes.pod.namespace", "app"}, "not what was built in"
 
 
 def by_the_rules(label: Label, extra: list[str]) -> bool:

@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pilus_api.errors import InvalidError
+from pilus_api.labels import parse_label
 from pilus_api.policies import policies_of
 from pilus_api.resources.ciliumendpoint import CiliumEndpoint
 from pilus_api.resources.ciliumidentity import CiliumIdentity
 from pilus_api.resources.ciliumnode import CiliumNode
+from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.model import parse
 from pilus_api.resources.pilusnodestatus import PilusNodeStatus
 from pilus_api.resources.pilusrangeclaim import PilusRangeClaim, claim_name
@@ -24,6 +28,23 @@ def test_a_refused_policy_is_refused(refused: dict[str, Any]) -> None:
 
 def test_an_accepted_policy_is_accepted(accepted: dict[str, Any]) -> None:
     assert policies_of(accepted["policy"], cluster="default")
+
+
+@given(st.text("ab.:/=$ ", max_size=6) | st.sampled_from(["reserved.", "reserved.$", "reserved.=", "k8s:$", "any:="]))
+def test_a_key_that_can_not_be_read_is_refused_with_its_selector(key: str) -> None:
+    """More are: whatever stands behind a `=` in a key would not count."""
+    try:
+        readable = bool(parse_label(key).key)
+    except InvalidError:
+        readable = False
+    held: list[dict[str, Any]] = [{"matchLabels": {key: "v"}}, {"matchExpressions": [{"key": key, "operator": "Exists"}]}]
+    for selector in held:
+        try:
+            parse(LabelSelector, selector)
+        except InvalidError:
+            assert not readable or "=" in key or not key[-1].isalnum()
+        else:
+            assert readable
 
 
 def test_the_tables_name_each_case_once() -> None:

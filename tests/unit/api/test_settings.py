@@ -33,6 +33,9 @@ def test_the_lab_s_file_is_understood() -> None:
         ("mtu", "1400", 1400),
         ("labels", "k8s:app !k8s:version,k8s:team", ("k8s:app", "!k8s:version", "k8s:team")),
         ("labels", "", ()),
+        ("label-prefix-file", "/etc/pilus/labels/file.json", "/etc/pilus/labels/file.json"),
+        ("label-prefix-file", "", ""),
+        ("label-prefix-file", None, ""),
         ("identity-gc-interval", "15m0s", 900.0),
         ("identity-gc-interval", "1h30m", 5400.0),
         ("identity-gc-interval", "250ms", 0.25),
@@ -71,6 +74,7 @@ def test_values_are_read_from_strings(key: str, text: object, value: object) -> 
         ({"masquerade-port-range": "32000-40000"}, "overlaps the NodePorts"),
         ({"masquerade-port-range": "80-90"}, "masquerade-port-range: "),
         ({"masquerade-port-range": "61000"}, "masquerade-port-range: "),
+        ({"label-prefix-file": "labels.json"}, "label-prefix-file: "),  # from which folder, nobody would know
         (["a"], "settings are a map"),
     ],
 )

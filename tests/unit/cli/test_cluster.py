@@ -9,7 +9,7 @@ from typing import Any
 from pilus_api.connection import Access, Connection, Forbidden, NotFound, Object, Parameters
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import Label, canonical
-from pilus_api.rules import ApiServers
+from pilus_api.rules import ApiServers, CidrGroup
 from pilus_api.settings import Settings
 from pilus_cli.cluster import API_SERVERS, CONFIG, read
 from pilus_cli.comparison import compare
@@ -95,6 +95,18 @@ async def test_pods_are_read_with_their_named_ports() -> None:
     slices = [{"metadata": {"name": "s"}, "namespace": "shop", "endpoints": [entry]}]
     found = await read(Answers({"/apis/cilium.io/v2alpha1/ciliumendpointslices": slices}))
     assert found.pods == {Identity(300): {"shop/web-1": frozenset({("http", 6, 8080)})}}
+
+
+async def test_a_group_that_can_not_be_read_is_not_there_and_noted() -> None:
+    groups = [
+        {"metadata": {"name": name}, "spec": {"externalCIDRs": ["192.0.2.0/24", prefix]}}
+        for name, prefix in (("good", "10.0.0.0/8"), ("bad", "010.0.0.0/8"))
+    ]
+    found = await read(Answers({**settings(), "/apis/cilium.io/v2alpha1/ciliumcidrgroups": groups}))
+    assert [name for name in found.groups if isinstance(name, CidrGroup)] == [CidrGroup("good")]
+    (note,) = found.notes
+    assert note.startswith("the CiliumCIDRGroup bad is as if it weren't there")
+    assert "'010.0.0.0/8' is not a prefix" in note
 
 
 async def test_nodes_are_read_where_a_policy_speaks_of_them() -> None:

@@ -18,6 +18,8 @@ from pilus_operator.main import main
     ("settings", "kubeconfig", "said"),
     [
         ("enable-ipv7: 'true'", None, "the nearest is 'enable-ipv"),
+        ("label-prefix-file: /nowhere/labels.json", "absent", "label-prefix-file: /nowhere/labels.json: "),
+        ("labels: 'k8s:('", "absent", "labels: '(' is not a regular expression"),
         ("", "absent", "the kubeconfig can't be used"),
         ("", None, "name a kubeconfig"),
     ],

@@ -22,6 +22,7 @@ from pilus_api.connection import (
     Unavailable,
 )
 from pilus_api.errors import InvalidError
+from pilus_api.labels import IdentityFilter
 from pilus_api.settings import Settings, parse
 from pilus_api.watch import Key
 from pilus_operator import facts
@@ -150,6 +151,20 @@ async def test_identities_are_created_once_for_equal_labels() -> None:
     assert world.store.names(IDENTITIES) == ["256", "257"]
     assert world.identities.identity_of(A) == world.identities.identity_of(B) == 256
     assert world.store.objects[f"{IDENTITIES}/256"]["security-labels"]["k8s:app"] == "web"
+
+
+async def test_identities_are_of_the_labels_that_the_process_has_been_told() -> None:
+    """The filter that it read when it began, whatever the setting `labels` alone would say."""
+    store, settings = Store(), parse({"labels": "k8s:tier"})
+    term = Term(store, settings, Metrics(), None, {}, IdentityFilter(["k8s:app"]))
+    identities = term._identities
+    identities.in_sync = True
+    identities.namespace("ns", ())
+    identities.pod(A, facts.Pod("u", (("app", "web"), ("tier", "front")), "", "", False, False))
+    await identities.allocate(lambda _: None)
+    (path,) = store.names(IDENTITIES)
+    found = store.objects[f"{IDENTITIES}/{path}"]["security-labels"]
+    assert (found["k8s:app"], "k8s:tier" in found) == ("web", False)
 
 
 async def test_nothing_is_created_before_what_exists_is_known() -> None:
