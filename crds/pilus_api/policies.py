@@ -18,6 +18,7 @@ from pilus_api.policy_kubernetes import network_policy
 from pilus_api.policy_peers import Place, element_peers
 from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
 from pilus_api.policy_requires import Demand, Draft, groups_of, resolve
+from pilus_api.policy_salvage import salvaged
 from pilus_api.policy_selectors import NOBODY, anybody, governs_init, host_subject, subject
 from pilus_api.resources.adminnetworkpolicy import AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy
 from pilus_api.resources.ciliumnetworkpolicy import (
@@ -35,7 +36,7 @@ from pilus_api.resources.model import Resource, parse
 from pilus_api.resources.networkpolicy import NetworkPolicy
 from pilus_api.rules import Direction, Origin, Policy, Ports, Rule
 
-__all__ = ["Draft", "drafts_of", "groups_of", "is_policy", "policies_of", "prepare", "resolve"]
+__all__ = ["Draft", "drafts_left", "drafts_of", "groups_of", "is_policy", "policies_of", "prepare", "resolve"]
 
 Element = IngressRule | IngressDenyRule | EgressRule | EgressDenyRule
 
@@ -155,10 +156,25 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, host
         return (Draft(admin_policy(held, origin, nodes)),)
     if isinstance(held, NetworkPolicy):
         policy = network_policy(held, origin)
-        return (Draft(policy, frozenset(index for index, rule in enumerate(policy.rules) if rule.peers is not None)),)
+        return (Draft(policy, frozenset(range(len(policy.rules)))),)
     if not isinstance(held, PolicyObject):
         raise InvalidError(f"{kind} is not a policy", "kind")
     return tuple(_draft(spec, replace(origin, path=path), cluster, nodes, hosts) for path, spec in held.given().items())
+
+
+def drafts_left(obj: Mapping[str, Any], *, cluster: str, nodes: bool, hosts: bool) -> tuple[tuple[Draft, ...], str]:
+    """The same of an object that may make no sense: what of it does, closed where it doesn't; and what is wrong, "" for nothing."""
+
+    def read(candidate: Mapping[str, Any]) -> tuple[Draft, ...]:
+        return drafts_of(candidate, cluster=cluster, nodes=nodes, hosts=hosts)
+
+    try:
+        return read(obj), ""
+    except InvalidError as error:
+        left = salvaged(obj, read)
+        if left is None:
+            return (), f"{error}: the policy governs nobody"
+        return read(left), f"{error}: the policy is in force as far as it can be read, and closed where it can't"
 
 
 def policies_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> tuple[Policy, ...]:

@@ -8,15 +8,16 @@ from typing import Any
 
 from pilus_api.labels import NAMESPACE_KEY
 from pilus_api.policy_ports import ports
-from pilus_api.resources.model import parse
+from pilus_api.resources.model import parse, without_nulls
 from pilus_api.resources.policyports import PortDenyRule
 
 Found = tuple[str, str]  # path, what is doubtful there
 
 
-def policy_doubts(held: Mapping[str, Any]) -> Iterator[Found]:
-    if not str(held.get("apiVersion")).startswith("cilium.io/"):
+def policy_doubts(obj: Mapping[str, Any]) -> Iterator[Found]:
+    if not str(obj.get("apiVersion")).startswith("cilium.io/"):
         return
+    held = without_nulls(obj)
     specs = {"spec": held["spec"]} if "spec" in held else {}
     specs |= {f"specs[{index}]": spec for index, spec in enumerate(held.get("specs") or ())}
     for path, spec in specs.items():

@@ -16,8 +16,9 @@ from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, ApiServers, CidrGroup, Peer, Scope, Services
-from pilus_api.selectors import Selector, selector
+from pilus_api.selectors import Operator, Selector, selector
 
+_NAMING: Final = (Operator.IN, Operator.EXISTS)
 _FAMILIES: Final = {f"world-ipv{peer.prefix.version}": peer.prefix for peer in OUTSIDE}
 
 
@@ -94,9 +95,11 @@ def _service_groups(held: Service, path: str) -> Iterable[AddressGroup]:
         yield AddressGroup(Services(selected.namespace or "", labels=wanted), f"{path}.k8sServiceSelector")
 
 
-def _by_family(held: Selector) -> Peer:
+def by_family(held: Selector) -> Peer:
     """The outside has one identity, whichever its family: a selector that means one family of it means addresses."""
-    families = {_FAMILIES.get(each.key) for each in held.requirements if each.source == SOURCE_RESERVED} - {None}
+    # A selector that only says who it is not may mean anybody else.
+    named = [each.key for each in held.requirements if each.source == SOURCE_RESERVED and each.operator in _NAMING]
+    families = {_FAMILIES.get(key) for key in named} - {None}
     (family, *more) = families or {None}
     if family is None or more:
         return held
@@ -119,7 +122,7 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
             for index, each in enumerate(selectors)
         ]
 
-    found: list[Peer] = [_by_family(each) for each in selected("Endpoints", held.endpoints or ())]
+    found: list[Peer] = [by_family(each) for each in selected("Endpoints", held.endpoints or ())]
     found += [AddressPeer(parse_address_or_prefix(text), (), Scope.OUTSIDE) for text in held.cidr or ()]
     for name in held.entities or ():
         found += entity(name, place.cluster)

@@ -12,8 +12,9 @@ from itertools import chain
 from typing import Final
 
 from pilus_api.labels import SOURCE_RESERVED, Label, Labels, canonical
+from pilus_api.policy_peers import by_family
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, CidrGroup, Direction, GroupName, Network, Peer, Policy, Rule, Scope
-from pilus_api.selectors import Operator, Requirement, Selector, selector
+from pilus_api.selectors import EVERYTHING, Operator, Requirement, Selector, selector
 
 _OPPOSITE: Final = {
     Operator.IN: Operator.NOT_IN,
@@ -86,12 +87,13 @@ def _demanded(draft: Draft, demands: Iterable[Demand]) -> tuple[Rule, ...]:
         rule = rules[index]
         wanted = [demand.peer for demand in demands if (demand.direction, demand.deny) == (rule.direction, rule.deny)]
         peers: list[Peer] = []
-        for peer in rule.peers or ():
+        for peer in (EVERYTHING,) if rule.peers is None and wanted else rule.peers or ():
             if isinstance(peer, Selector):
-                peers.append(selector(*chain(peer.requirements, *(each.requirements for each in wanted))))
+                peers.append(by_family(selector(*chain(peer.requirements, *(each.requirements for each in wanted)))))
             elif all(each.matches(labels) for labels in _known_as(peer) for each in wanted):
                 peers.append(peer)
-        rules[index] = replace(rule, peers=tuple(dict.fromkeys(peers)))
+        if rule.peers is not None or wanted:
+            rules[index] = replace(rule, peers=tuple(dict.fromkeys(peers)))
     return tuple(rules)
 
 

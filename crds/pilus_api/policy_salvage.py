@@ -1,16 +1,17 @@
 """What is left of a policy object that can't be read as a whole: the parts that can, and instead of each that can't what closes all
 that it could have meant.
 
-In: raw JSON objects that `drafts_of` refuses; whoever made them believes to be restricted. Out: an object that it takes, or None
-where not even whom it governs is known. An allowing part that can't be read allows nobody, a denying one denies everybody.
+In: raw JSON objects that `drafts_of` refuses; whoever made them believes to be restricted. Out: an object that it takes, with every
+part in its place, or None where not even whom it governs is known. An allowing part that can't be read allows nobody, a denying one
+denies everybody. A namespaced policy whose selector can't be read closes its namespace, and allows nobody anything.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 from pilus_api.errors import InvalidError
-from pilus_api.policy_kinds import BY_NAME
+from pilus_api.policy_kinds import BY_NAME, PolicyKind
 
 Raw = Mapping[str, Any]
 # Whether an object makes sense.
@@ -21,9 +22,10 @@ MOST_PARTS: Final = 1000
 
 _SIDES: Final = {"ingress": "from", "egress": "to"}
 _SECTIONS: Final = {"ingress": "ingress", "ingressDeny": "ingress", "egress": "egress", "egressDeny": "egress"}
-_KNOWN: Final = frozenset({*_SECTIONS, "endpointSelector", "nodeSelector", "enableDefaultDeny", "labels", "description"})
-_ALLOWING: Final = ("Allow", "Accept")
-_NOBODY: Final[Raw] = {"podSelector": {"matchExpressions": [{"key": "a", "operator": each} for each in ("Exists", "DoesNotExist")]}}
+_OF_CILIUM: Final = frozenset({*_SECTIONS, "endpointSelector", "nodeSelector", "enableDefaultDeny", "labels", "description"})
+_OF_KUBERNETES: Final = frozenset({*_SIDES, "podSelector", "policyTypes"})
+_NOBODY: Final[Raw] = {"matchExpressions": [{"key": "a", "operator": each} for each in ("Exists", "DoesNotExist")]}
+_BOTH: Final[Raw] = {"ingress": True, "egress": True}
 
 
 def salvaged(obj: Raw, read: Callable[[Raw], object]) -> dict[str, Any] | None:
@@ -39,19 +41,32 @@ def salvaged(obj: Raw, read: Callable[[Raw], object]) -> dict[str, Any] | None:
     kind = BY_NAME.get(str(obj.get("kind", "")))
     if kind is None:
         return None
-    bare = {key: obj[key] for key in ("apiVersion", "kind", "metadata") if key in obj}
+    named = _mapping(obj.get("metadata"))
+    # What else an object says of itself may be long, and is read with every part.
+    metadata = {key: named[key] for key in ("name", "namespace", "uid") if isinstance(named.get(key), str)}
+    bare = {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), "metadata": metadata}
+    return next((made for made in _candidates(kind, bare, obj, sensible) if sensible(made)), None)
+
+
+def _candidates(kind: PolicyKind, bare: Raw, obj: Raw, sensible: Check) -> Iterator[dict[str, Any]]:
+    """The most that is left first. Parts that can be read may be too many together."""
+    for by_parts in (True, False):
+        if kind.short == "knp":
+            yield {**bare, "spec": _kubernetes(bare, obj.get("spec"), sensible, by_parts=by_parts)}
+        elif kind.short in ("cnp", "ccnp"):
+            made: dict[str, Any] = dict(bare)
+            spec = partial(_cilium, kind, bare, sensible=sensible, by_parts=by_parts)
+            if obj.get("spec") is not None:
+                made["spec"] = spec(obj["spec"])
+            if obj.get("specs") is not None:
+                made["specs"] = [spec(held) for held in _parts(obj["specs"])]
+            yield made
+        else:
+            yield {**bare, "spec": _admin(kind, bare, _mapping(obj.get("spec")), sensible, by_parts=by_parts)}
     if kind.short == "knp":
-        found = {**bare, "spec": _kubernetes(bare, _mapping(obj.get("spec")), sensible)}
-    elif kind.short in ("cnp", "ccnp"):
-        given = [obj["spec"]] if "spec" in obj else []
-        given += _parts(obj.get("specs"))
-        specs = [
-            made for spec in given if (made := _cilium(bare, _mapping(spec), sensible, namespaced=kind.namespaced)) is not None
-        ]
-        found = {**bare, "specs": specs}
-    else:
-        found = {**bare, "spec": _admin(bare, _mapping(obj.get("spec")), sensible)}
-    return found if sensible(found) else None
+        yield {**bare, "spec": {"policyTypes": ["Ingress", "Egress"]}}
+    elif kind.short == "cnp":
+        yield {**bare, "spec": {"endpointSelector": {}, "enableDefaultDeny": _BOTH}}
 
 
 def _mapping(held: Any) -> Raw:
@@ -62,32 +77,23 @@ def _parts(held: Any) -> list[Any]:
     """Of a list; what should be one and is not is a part that can't be read."""
     if held is None:
         return []
-    return list(held) if isinstance(held, list | tuple) else [held]
+    return list(held) if isinstance(held, list | tuple) else [None]
 
 
-def _each(held: Any, good: Check, instead: Callable[[Any], Raw]) -> list[Raw]:
+def _each(held: Any, good: Check, instead: Callable[[Any], Raw], *, by_parts: bool) -> list[Raw]:
     """Every part has its place: where a rule is written is told by its number."""
     parts = _parts(held)
-    if len(parts) > MOST_PARTS:
-        parts = [None]
+    if len(parts) > MOST_PARTS or (parts and not by_parts):
+        return [instead(None)]
     return [part if isinstance(part, Mapping) and good(part) else instead(part) for part in parts]
-
-
-def _kubernetes(bare: Raw, spec: Raw, sensible: Check) -> dict[str, Any]:
-    whole = {key: value for key, value in spec.items() if key in ("podSelector", "policyTypes") and value is not None}
-    if not sensible({**bare, "spec": whole}):
-        whole = {"podSelector": whole["podSelector"]} if "podSelector" in whole else {}
-        whole = whole if sensible({**bare, "spec": whole}) else {}
-        whole["policyTypes"] = ["Ingress", "Egress"]
-    if not whole.get("policyTypes"):
-        whole["policyTypes"] = ["Ingress", *(["Egress"] if spec.get("egress") else [])]
-    for section, side in _SIDES.items():
-        whole[section] = _each(spec.get(section), _alone(bare, {}, section, sensible), partial(_instead, {side: [_NOBODY]}))
-    return whole
 
 
 def _instead(closed: Raw, _: Any) -> Raw:
     return closed
+
+
+def _never(_: Raw) -> bool:
+    return False
 
 
 def _alone(bare: Raw, spec: Raw, section: str, sensible: Check) -> Check:
@@ -95,32 +101,62 @@ def _alone(bare: Raw, spec: Raw, section: str, sensible: Check) -> Check:
     return lambda part: sensible({**bare, "spec": {**spec, section: [part]}})
 
 
-def _cilium(bare: Raw, spec: Raw, sensible: Check, *, namespaced: bool) -> dict[str, Any] | None:
-    subject = {key: spec[key] for key in ("endpointSelector", "nodeSelector") if spec.get(key) is not None}
-    if not sensible({**bare, "spec": subject}):
-        if not namespaced:
-            return None
-        subject = {"endpointSelector": {}}  # all that the policy could have meant
-    made: dict[str, Any] = dict(subject)
-    if spec.keys() - _KNOWN:  # a section may be mistyped
-        made["enableDefaultDeny"] = {"ingress": True, "egress": True}
-    elif sensible({**bare, "spec": {**subject, "enableDefaultDeny": spec.get("enableDefaultDeny")}}):
-        made["enableDefaultDeny"] = spec.get("enableDefaultDeny")
-    for section, direction in _SECTIONS.items():
-        closed: Raw = {f"{_SIDES[direction]}Entities": ["all"]} if section.endswith("Deny") else {}
-        if spec.get(section) is not None:
-            made[section] = _each(spec[section], _alone(bare, subject, section, sensible), partial(_instead, closed))
+def _kubernetes(bare: Raw, held: Any, sensible: Check, *, by_parts: bool) -> dict[str, Any]:
+    spec = _mapping(held)
+    made: dict[str, Any] = {"podSelector": spec.get("podSelector", {})}
+    if known := sensible({**bare, "spec": made}):
+        types = [] if spec.get("policyTypes") is None else spec["policyTypes"]
+    else:
+        made, types = {}, spec.get("policyTypes", [])
+    if spec is not held or spec.keys() - _OF_KUBERNETES or not sensible({**bare, "spec": {"policyTypes": types}}):
+        types = ["Ingress", "Egress"]  # a section may be mistyped
+    made["policyTypes"] = types or ["Ingress", *(["Egress"] if _parts(spec.get("egress")) else [])]
+    for section, side in _SIDES.items():
+        good = _alone(bare, {}, section, sensible) if known else _never
+        nobody = partial(_instead, {side: [{"podSelector": _NOBODY}]})
+        made[section] = _each(spec.get(section), good, nobody, by_parts=by_parts)
     return made
 
 
-def _admin(bare: Raw, spec: Raw, sensible: Check) -> dict[str, Any]:
-    whole = {key: value for key, value in spec.items() if key in ("priority", "tier", "subject")}
-    alone = {section: _alone(bare, whole, section, sensible) for section in _SIDES}
-    made = {section: _each(spec.get(section), alone[section], partial(_unknown, side)) for section, side in _SIDES.items()}
-    return {**whole, **made}
+def _cilium(kind: PolicyKind, bare: Raw, held: Any, *, sensible: Check, by_parts: bool) -> dict[str, Any]:
+    spec = _mapping(held)
+    subject: dict[str, Any] = {key: spec[key] for key in ("endpointSelector", "nodeSelector") if spec.get(key) is not None}
+    known = sensible({**bare, "spec": subject})
+    if not known:  # all that the policy could have meant, but for a whole cluster
+        subject = {"endpointSelector": {} if kind.namespaced else _NOBODY}
+    made: dict[str, Any] = dict(subject)
+    default = spec.get("enableDefaultDeny")
+    if default is not None:
+        made["enableDefaultDeny"] = default
+    anybody: dict[str, Any] = {key: {} for key in subject}
+    if spec is not held or spec.keys() - _OF_CILIUM or not sensible({**bare, "spec": {**anybody, "enableDefaultDeny": default}}):
+        made["enableDefaultDeny"] = _BOTH  # a section may be mistyped
+    for section, direction in _SECTIONS.items():
+        if spec.get(section) is None:
+            continue
+        deny = section.endswith("Deny")
+        good = _alone(bare, anybody, section, sensible) if known or deny else _never
+        closed: Raw = {f"{_SIDES[direction]}Entities": ["all"]} if deny else {}
+        made[section] = _each(spec[section], good, partial(_instead, closed), by_parts=by_parts)
+    return made
 
 
-def _unknown(side: str, rule: Any) -> Raw:
+def _admin(kind: PolicyKind, bare: Raw, spec: Raw, sensible: Check, *, by_parts: bool) -> dict[str, Any]:
+    subject = {"subject": spec.get("subject")}
+    made = {key: spec[key] for key in ("priority", "tier") if key in spec}
+    if not (known := sensible({**bare, "spec": {"subject": {"namespaces": {}}, **made}})):
+        # Where its rules stand among others is not known: those that deny go before all, and no other holds.
+        first: dict[str, dict[str, Any]] = {"anp": {"priority": 0}, "kcnp": {"priority": 0, "tier": "Admin"}}
+        made = first.get(kind.short, {})
+    allowing = "Accept" if kind.short == "kcnp" else "Allow"
+    for section, side in _SIDES.items():
+        good = _alone(bare, {"subject": {"namespaces": {}}, **made}, section, sensible) if known else _never
+        rules = _each(spec.get(section), good, partial(_unknown, allowing, side), by_parts=by_parts)
+        if rules:
+            made[section] = rules
+    return {**subject, **made}
+
+
+def _unknown(allowing: str, side: str, rule: Any) -> Raw:
     """A rule with a peer of no known sort, which fails closed as that API wants it."""
-    action = _mapping(rule).get("action")
-    return {"action": action if action in _ALLOWING else "Deny", side: [{}]}
+    return {"action": allowing if _mapping(rule).get("action") == allowing else "Deny", side: [{}]}

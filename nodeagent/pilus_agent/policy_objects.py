@@ -9,23 +9,25 @@ An object that changes is put together alone, unless some policy demands somethi
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import structlog
 
 from pilus_agent.host_policy import HostPolicy
 from pilus_agent.sources.kubernetes import PolicyObject
-from pilus_api.errors import InvalidError
 from pilus_api.lifelines import cut_by
-from pilus_api.policies import Draft, drafts_of, groups_of, resolve
+from pilus_api.policies import Draft, drafts_left, groups_of, resolve
 from pilus_api.policy_doubts import policy_doubts
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode, mode_of
-from pilus_api.policy_salvage import salvaged
 from pilus_api.rules import CidrGroup, GroupName, Network, Origin, Policy, Services
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
+
+# Of one object: a port may be one, and there may be thousands.
+_MOST_DOUBTS = 10
 
 # What holds on every node that has a policy, in place of an object.
 _HOSTS = "pilus/hosts"
@@ -89,25 +91,16 @@ class PolicyObjects:
         self._stale.add(name)
 
     def _read(self, name: str, raw: dict[str, Any]) -> tuple[Draft, ...]:
-        settings = self._settings
-
-        def read(obj: Mapping[str, Any]) -> tuple[Draft, ...]:
-            nodes, hosts = settings.enable_node_selector_labels, self._host.enabled
-            return drafts_of(obj, cluster=settings.cluster_name, nodes=nodes, hosts=hosts)
-
+        nodes, cluster = self._settings.enable_node_selector_labels, self._settings.cluster_name
+        drafts, error = drafts_left(raw, cluster=cluster, nodes=nodes, hosts=self._host.enabled)
         self._errors.pop(name, None)
         self._doubts.pop(name, None)
-        try:
-            drafts = read(raw)
-            if found := tuple(f"{path}: {what}" for path, what in policy_doubts(raw)):
-                self._doubts[name] = found
-            return drafts
-        except InvalidError as error:
-            left = salvaged(raw, read)
-            now = "governs nobody" if left is None else "is in force as far as it can be read, and closed where it can't"
-            self._errors[name] = f"{error}: the policy {now}"
-            _log.warning("a policy makes no sense", policy=name, error=self._errors[name])
-            return () if left is None else read(left)
+        if error:
+            self._errors[name] = error
+            _log.warning("a policy makes no sense", policy=name, error=error)
+        elif found := [f"{path}: {what}" for path, what in islice(policy_doubts(raw), _MOST_DOUBTS)]:
+            self._doubts[name] = tuple(found)
+        return drafts
 
     def namespace(self, name: str, mode: str) -> None:
         """What a namespace says of the mode of its policies, "" for nothing."""

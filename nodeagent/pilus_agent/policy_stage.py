@@ -280,6 +280,8 @@ class PolicyStage:
 
     def _noted(self, name: str) -> tuple[str, ...]:
         if name not in self._notes:
+            if len(self._notes) > len(self.objects.held):  # some have gone that governed nobody
+                self._notes = {}
             self._notes[name] = notes(self.objects.policies.get(name, ()), self._ranges)
         return (*self._notes[name], *self.objects.doubts(name))
 

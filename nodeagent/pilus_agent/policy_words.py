@@ -91,14 +91,12 @@ def in_place(pods: Iterable[Governed], large: set[PolicyName], *, host_keeps: bo
         found.append(
             f"this node {'keeps the last version that was not' if host_keeps else 'has none to keep, but for its lifelines'}"
         )
-    if kept := len(governed) - len(closed):
-        found.append(f"{_pods(kept, 'keep')} the last version that was not")
+    # How many is not said: it would be news, and an Event, with every pod that comes and goes.
+    if len(governed) > len(closed):
+        found.append("pods keep the last version that was not")
     if closed:
         ways = ("ingress", any(held.ingress_enforced for held in closed)), ("egress", any(held.egress_enforced for held in closed))
         shut = " and ".join(way for way, enforced in ways if enforced)
-        found.append(f"{_pods(len(closed), 'have')} none to keep: {f'closed for {shut}' if shut else 'nothing is enforced'}")
+        who = "those that have none" if len(governed) > len(closed) else "pods have none to keep and"
+        found.append(f"{who} are closed for {shut}" if shut else f"{who} are not restricted by it")
     return found
-
-
-def _pods(number: int, verb: str) -> str:
-    return f"{number} pods {verb}" if number != 1 else f"1 pod {'has' if verb == 'have' else f'{verb}s'}"

@@ -15,7 +15,6 @@ Item = dict[str, Any]
 _MOST_TEXTS: Final = 40
 # Bytes of all words together: an API server's store takes objects of 1.5 MiB, and a policy has some 400 bytes without any.
 ROOM: Final = 1 << 19
-_LEAST: Final = 128  # for one policy; every character of a text is at most 12 bytes
 _LISTS: Final = ("unenforced", "notes")
 _WORDS: Final = ("error", *_LISTS, "pods")
 
@@ -26,7 +25,7 @@ def bounded(policies: Iterable[Mapping[str, Any]]) -> list[Item]:
     worded = [policy for policy in found if any(policy.get(name) for name in _WORDS)]
     if _fit(worded):
         return found
-    share = max(ROOM // len(worded), _LEAST)
+    share = ROOM // len(worded)
     return [_within(policy, share) for policy in found]
 
 

@@ -16,7 +16,7 @@ from pilus_api.errors import InvalidError
 from pilus_api.identities import HOST, RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Label, canonical
 from pilus_api.lifelines import Surroundings, cut_by, lifeline
-from pilus_api.policies import Draft, drafts_of, groups_of, resolve
+from pilus_api.policies import Draft, drafts_left, drafts_of, groups_of, resolve
 from pilus_api.policy_modes import Mode, mode_of
 from pilus_api.rules import Direction, GroupName, Network, Policy, Services
 from pilus_api.selectors import exists, selector
@@ -109,12 +109,10 @@ def _drafts(obj: Raw, settings: Settings, name: str) -> tuple[Draft, ...]:
 
 
 def _standing(cluster: Cluster, name: str) -> Iterator[tuple[Name, _Declared]]:
-    """What the cluster has, but for what makes no sense."""
+    """What the cluster has: of what makes no sense, what agents make of it."""
+    nodes, hosts = cluster.settings.enable_node_selector_labels, cluster.settings.enable_host_firewall is not False
     for key, obj in cluster.policies.items():
-        try:
-            drafts = _drafts(obj, cluster.settings, name)
-        except InvalidError:
-            continue
+        drafts, _ = drafts_left(obj, cluster=name or cluster.settings.cluster_name, nodes=nodes, hosts=hosts)
         mode, _ = mode_of(obj, cluster.modes.get(key[1], ""), cluster.settings.policy_audit_mode)
         yield key, _Declared(obj, drafts, mode is Mode.ENFORCE)
 

@@ -87,10 +87,15 @@ class PolicyWriter:
                 # With the uid, a policy of the same name that came in between is not taken for this one.
                 made = await self._connection.patch(policy.path, {"metadata": {"uid": uid}, "status": status})
                 status = made.get("status") or {}
-            else:  # nothing else says it, so it is tried again
+            else:
                 await self._tell_all(policy, news)
         except NotFound:
             return  # gone, and the watch tells us
+        except Unavailable:
+            self._policies.dirty.add(uid)
+            if policy.path:
+                raise
+            return  # nothing else says it, so it is tried again; other kinds' conditions don't wait for a limit on Events
         except BaseException:
             self._policies.dirty.add(uid)
             raise

@@ -275,7 +275,8 @@ def _element(cluster: Cluster, policy: Raw, spec: Raw, element: Raw, me: str, pa
     peers = {key.removeprefix(side): value for key, value in element.items() if key.startswith(side) and key != "toPorts"}
     ports: Sequence[Raw] | None = [] if element.get("toPorts") else None
     for rule in element.get("toPorts") or ():
-        restricted = any(rule.get(key) for key in ("rules", "terminatingTLS", "originatingTLS", "serverNames", "listener"))
+        restricted = any(rule.get(key) for key in ("terminatingTLS", "originatingTLS", "serverNames", "listener"))
+        restricted = restricted or any(rule.get("rules", {}).values())  # an empty list of layer 7 says nothing
         if deny or not restricted:
             ports = [*(ports or ()), *(rule.get("ports") or ())]
     types = [each for rule in element["icmps"] for each in rule.get("fields", ())] if element.get("icmps") else None
@@ -295,13 +296,7 @@ def _peers(
     labels, anywhere = packet.peer.labels, packet.outside and packet.address is not None
     for selector in peers.get("Endpoints") or ():
         demands = _demands(cluster, me, packet.direction, deny, policy, audited)
-        # A family of the outside is known by its addresses, so by what rules by address mean.
-        by_family = any(key.startswith("world-ipv") for _, key, *_ in _needs(selector))
-        family = frozenset(
-            {("reserved", "world", ""), ("reserved", f"world-ipv{packet.address.version if packet.address else 0}", "")}
-        )
-        whose = family if by_family and packet.outside else labels
-        yield _meets(whose, [*_endpoint_needs(policy, spec, selector), *demands]), by_family
+        yield _is_endpoint(packet, [*_endpoint_needs(policy, spec, selector), *demands])
         if selector == {"matchLabels": {"reserved:kube-apiserver": ""}}:
             known_as = frozenset({("reserved", "kube-apiserver", ""), ("reserved", "world", "")})
             yield _meets(known_as, demands) and _is_api_server(cluster, packet), True
@@ -322,6 +317,15 @@ def _peers(
         yield anywhere and deny, True
     for entry in peers.get("Services") or ():
         yield anywhere and _behind(cluster, packet, entry, deny), True
+
+
+def _is_endpoint(packet: Packet, needs: Sequence[Need]) -> tuple[bool, bool]:
+    """Whether the other side meets these, and whether its address alone says so: of a family of the outside, which is what rules by
+    address mean then."""
+    by_family = any(key.startswith("world-ipv") and operator in ("In", "Exists") for _, key, operator, _ in needs)
+    if not by_family or not packet.outside or packet.address is None:
+        return _meets(packet.peer.labels, needs), by_family
+    return _meets(frozenset({("reserved", "world", ""), ("reserved", f"world-ipv{packet.address.version}", "")}), needs), True
 
 
 def _endpoint_needs(policy: Raw, spec: Raw, selector: Raw, *, requires: bool = False) -> list[Need]:
@@ -462,21 +466,19 @@ def _kubernetes_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, aud
 
 
 def _kubernetes_rule(policy: Raw, rule: Raw, peer: Raw | None, me: End, packet: Packet, demands: Sequence[Need]) -> bool:
-    by_address = peer is not None and "ipBlock" in peer
-    if by_address:
-        assert peer is not None
-        block = peer["ipBlock"]
+    if peer is not None and "ipBlock" in peer:
+        block, by_address = peer["ipBlock"], True
         who = packet.address is not None and packet.address in ip_network(block["cidr"])
         who = who and not any(packet.address in ip_network(text) for text in block.get("except") or ())
-    elif peer is not None:
-        needs = _needs(peer.get("podSelector", {}), "k8s")
-        if "namespaceSelector" in peer:
-            needs += [*_needs(peer["namespaceSelector"], "k8s", NAMESPACE_LABELS), _SOMEWHERE]
-        else:
-            needs.append(_in(policy["metadata"]["namespace"]))
-        who = _meets(packet.peer.labels, [*needs, *demands])
+    elif peer is None and not demands:
+        who, by_address = True, False
     else:
-        who = True
+        needs = _needs(peer.get("podSelector", {}), "k8s") if peer is not None else []
+        if peer is not None and "namespaceSelector" in peer:
+            needs += [*_needs(peer["namespaceSelector"], "k8s", NAMESPACE_LABELS), _SOMEWHERE]
+        elif peer is not None:
+            needs.append(_in(policy["metadata"]["namespace"]))
+        who, by_address = _is_endpoint(packet, [*needs, *demands])
     return who and any(_kubernetes_port(each, me, packet, by_address) for each in rule.get("ports") or [None])
 
 

@@ -516,14 +516,14 @@ def test_what_holds_in_place_of_a_policy_that_is_too_large_is_told(stage: Policy
         return str(told["error"]).partition("; ")[2]
 
     stage.objects.put("cnp", "default/let", policy("let", huge()))
-    assert decided("a") == "1 pod has none to keep: closed for ingress"
-    assert decided("a", "b") == "2 pods have none to keep: closed for ingress"
+    assert decided("a") == "pods have none to keep and are closed for ingress"
+    assert decided("a", "b") == "pods have none to keep and are closed for ingress"
     stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT, 2))
     stage.decide({"a": labels("web")}, {"a": frozenset()}, {"a": WEB})
     stage.objects.put("cnp", "default/let", policy("let", huge("egress", "toCIDR"), 3))
     refused = "identities that are new to this node are refused meanwhile"
-    assert decided("a") == f"1 pod keeps the last version that was not; {refused}"
-    assert decided("a", "b") == f"1 pod keeps the last version that was not; 1 pod has none to keep: closed for egress; {refused}"
+    assert decided("a") == f"pods keep the last version that was not; {refused}"
+    assert decided("a", "b") == f"pods keep the last version that was not; those that have none are closed for egress; {refused}"
 
 
 def test_a_policy_in_audit_mode_that_is_too_large_is_no_other_one_s_trouble(stage: PolicyStage, tables: Tables) -> None:

@@ -8,17 +8,19 @@ import pytest
 import yaml
 
 from pilus_api.errors import InvalidError
+from pilus_api.labels import pod_labels
 from pilus_api.policies import drafts_of, resolve
 from pilus_api.policy_salvage import MOST_PARTS, salvaged
 from pilus_api.rules import Direction, Policy, Rule, Tier
 
 read = partial(drafts_of, cluster="blue")
+NAMED = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a", "namespace": "shop"}}
 BAD = "{fromEndpoints: [{matchLabels: {'k8s:': a}}]}"
 GOOD = "{fromEntities: [world]}"
 
 
-def left(kind: str, spec: str, version: str = "cilium.io/v2", **more: Any) -> tuple[Policy, ...]:
-    obj: dict[str, Any] = {"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "spec": yaml.safe_load(spec)} | more
+def left(kind: str, held: str, version: str = "cilium.io/v2", **more: Any) -> tuple[Policy, ...]:
+    obj: dict[str, Any] = {"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "spec": yaml.safe_load(held)} | more
     if kind in ("CiliumNetworkPolicy", "NetworkPolicy"):
         obj["metadata"]["namespace"] = "shop"
     with pytest.raises(InvalidError):
@@ -40,7 +42,7 @@ def test_an_allow_that_makes_no_sense_allows_nobody_and_the_others_do() -> None:
     (found,) = cnp(f"{{endpointSelector: {{}}, ingress: [{BAD}, {GOOD}], egress: [{{}}]}}")
     assert found.default_deny == (True, True)
     assert [(rule.origin.path, bool(rule.peers)) for rule in found.rules if rule.direction is Direction.INGRESS] == [
-        ("specs[0].ingress[0]", False), ("specs[0].ingress[1]", True),
+        ("spec.ingress[0]", False), ("spec.ingress[1]", True),
     ]  # fmt: skip
 
 
@@ -50,7 +52,9 @@ def test_a_denial_that_makes_no_sense_denies_everybody() -> None:
     assert found.default_deny == (False, False)
 
 
-@pytest.mark.parametrize("held", ["ingressDeny: x", "ingressDeny: [x]", "ingressDeny: {a: b}", "ingressDeny: [[{}]]"])
+@pytest.mark.parametrize(
+    "held", ["ingressDeny: x", "ingressDeny: [x]", "ingressDeny: {a: b}", "ingressDeny: {}", "ingressDeny: [[{}]]"]
+)
 def test_what_is_no_list_of_rules_is_one_that_makes_no_sense(held: str) -> None:
     (found,) = cnp(f"{{endpointSelector: {{}}, {held}}}")
     assert [closed(rule) for rule in found.rules] == [True]
@@ -62,13 +66,42 @@ def test_a_section_that_is_mistyped_closes_both_directions() -> None:
     assert not found.rules
 
 
-def test_where_it_is_not_known_whom_a_policy_governs_it_may_be_all_of_its_namespace_but_not_of_the_cluster() -> None:
-    spec = f"{{endpointSelector: {{matchLabels: {{'k8s:': a}}}}, ingress: [{GOOD}]}}"
+def test_where_it_is_not_known_whom_a_policy_governs_its_namespace_is_closed_and_nobody_is_let_in() -> None:
+    """What it allows may be for others; what it denies may be for all of them. A whole cluster is not closed for one word."""
+    spec = (
+        "{endpointSelector: {matchLabels: {'k8s:': a}}, ingress: [{fromEntities: [all]}], ingressDeny: [{fromEntities: [world]}]}"
+    )
     (found,) = cnp(spec)
-    assert [str(need) for need in found.subject.requirements] == [str(need) for need in read(yaml.safe_load(
-        "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: a, namespace: shop}, spec: {endpointSelector: {}}}"
-    ))[0].policy.subject.requirements]  # fmt: skip
-    assert left("CiliumClusterwideNetworkPolicy", spec) == ()
+    (all_of_it,) = read({**NAMED, "spec": {"endpointSelector": {}}})
+    assert found.subject == all_of_it.policy.subject
+    assert found.default_deny == (True, False)
+    assert [(rule.deny, bool(rule.peers)) for rule in found.rules] == [(False, False), (True, True)]
+    (nobody,) = left("CiliumClusterwideNetworkPolicy", spec)
+    assert not any(nobody.subject.matches(labels) for labels in (pod_labels({"a": "b"}, "shop", {}, "", "c"), ()))
+
+
+@pytest.mark.parametrize("section", ["enableDefaultDeny: {ingress: 'true'}", "enableDefaultDeny: []", "enableDefaultDeny: x"])
+def test_whether_it_closes_is_yes_where_it_can_not_be_read(section: str) -> None:
+    (found,) = cnp(f"{{endpointSelector: {{}}, {section}}}")
+    assert found.default_deny == (True, True)
+    (found,) = cnp("x")
+    assert found.default_deny == (True, True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"spec": {"endpointSelector": {}, "ingress": [yaml.safe_load(GOOD)] * 10 + [yaml.safe_load(BAD)]}},
+        {"spec": {"endpointSelector": {}, "ingress": [yaml.safe_load(BAD)]}, "specs": [{"endpointSelector": {}}] * 20},
+        {"spec": {"endpointSelector": {}, "ingress": [yaml.safe_load(GOOD)] * 151}},
+        {"spec": {"endpointSelector": {}, "ingress": [{}]}, "specs": [{"endpointSelector": {}}] * 21},
+    ],
+    ids=["more than specs may have", "all specs that there may be", "too many", "too many specs"],
+)
+def test_no_number_of_parts_leaves_a_policy_that_governs_nobody(more: dict[str, Any]) -> None:
+    found = left("CiliumNetworkPolicy", "", **more)
+    assert found[0].default_deny[Direction.INGRESS]
+    assert found[0].origin.path == "spec"
 
 
 def test_more_parts_than_anybody_reads_one_by_one_are_one() -> None:
@@ -80,7 +113,7 @@ def test_more_parts_than_anybody_reads_one_by_one_are_one() -> None:
 
 def test_each_of_specs_is_looked_at_alone() -> None:
     found = left("CiliumNetworkPolicy", "{endpointSelector: {}}", specs=[{"endpointSelector": {}, "egressDeny": 1}, 7])
-    assert [policy.origin.path for policy in found] == ["specs[0]", "specs[1]", "specs[2]"]
+    assert [policy.origin.path for policy in found] == ["spec", "specs[0]", "specs[1]"]
     assert [closed(rule) for rule in found[1].rules] == [True]
 
 
@@ -91,7 +124,11 @@ def test_each_of_specs_is_looked_at_alone() -> None:
         ("{podSelector: {}, egress: [{to: 1}]}", (True, True), [True]),
         ("{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 90, endPort: 80}]}]}", (False, True), [True]),
         ("{podSelector: {}, policyTypes: [Everything]}", (True, True), []),
-        ("{podSelector: 1, ingress: []}", (True, True), []),
+        ("{podSelector: 1, ingress: [{}]}", (True, False), [True]),
+        ("{podSelector: {}, ingress: {}}", (True, False), [True]),
+        ("{podSelector: {}, policyTypes: [Ingress, Egress], egress: {}}", (True, True), [True]),
+        ("{podSelector: {}, egres: [{}]}", (True, True), []),
+        ("x", (True, True), []),
     ],
 )
 def test_a_network_policy_closes_what_it_names(spec: str, types: tuple[bool, bool], nobody: list[bool]) -> None:
@@ -110,6 +147,47 @@ def test_a_rule_of_administrators_with_a_field_that_is_newer_than_this_release_f
     assert any(closed(rule) for rule in found.rules) == denies
     assert not any(not rule.deny and rule.peers for rule in found.rules)
     assert found.rules[-1].origin.path == "spec.ingress[1]"
+
+
+def admin(spec: str) -> Policy:
+    (found,) = left("AdminNetworkPolicy", spec, "policy.networking.k8s.io/v1alpha1")
+    return found
+
+
+SUBJECT = "subject: {namespaces: {}}"
+DENY = "{action: Deny, from: [{namespaces: {}}]}"
+
+
+def test_an_action_of_the_other_kind_is_none_of_this_one() -> None:
+    found = admin(f"{{priority: 3, {SUBJECT}, ingress: [{{action: Accept, from: [{{namespaces: {{}}}}]}}, {DENY}]}}")
+    assert any(closed(rule) for rule in found.rules)
+    assert found.rules[-1].origin.path == "spec.ingress[1]"
+
+
+def test_where_the_place_among_others_can_not_be_read_denials_go_first_and_nothing_else_holds() -> None:
+    allow = "{action: Allow, from: [{namespaces: {}}]}"
+    found = admin(f"{{priority: high, {SUBJECT}, ingress: [{allow}, {DENY}]}}")
+    assert {rule.place for rule in found.rules} == {0, 1}
+    assert not any(not rule.deny and rule.peers for rule in found.rules)
+    assert any(closed(rule) for rule in found.rules)
+
+
+def test_more_rules_than_there_may_be_are_one() -> None:
+    found = admin(f"{{priority: 3, {SUBJECT}, ingress: [{', '.join([DENY] * 101)}]}}")
+    assert any(closed(rule) for rule in found.rules)
+
+
+def test_what_else_an_object_says_of_itself_is_not_read_with_every_part() -> None:
+    read_with: list[Any] = []
+
+    def watched(obj: Mapping[str, Any]) -> object:
+        read_with.append(obj["metadata"])
+        return read(obj)
+
+    obj = {**NAMED, "spec": {"endpointSelector": {}, "ingress": [yaml.safe_load(BAD)]}}
+    obj["metadata"] = {**NAMED["metadata"], "annotations": {"long": "x" * 100}}  # type: ignore[dict-item]
+    assert salvaged(obj, watched) is not None
+    assert all(held.keys() <= {"name", "namespace", "uid"} for held in read_with)
 
 
 @pytest.mark.parametrize(

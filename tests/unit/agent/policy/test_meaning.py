@@ -107,13 +107,14 @@ def test_all_are_also_those_whom_nobody_has_told_of_yet() -> None:
     assert not found.passes(INGRESS, API)
 
 
-def test_requirements_bind_the_pods_of_a_network_policy_and_not_its_addresses() -> None:
+def test_requirements_bind_whom_a_network_policy_lets_in_but_not_by_address() -> None:
     everybody = "{ingress: [{from: [{namespaceSelector: {}}, {ipBlock: {cidr: 10.0.0.0/8}}]}]}"
     demand = cnp("{ingress: [{fromRequires: [{matchLabels: {app: web}}]}]}", name="q")
     assert tables(knp(everybody)).peers() == {*PODS}
     found = tables(knp(everybody), demand)
     assert found.peers() == {WEB}
     assert found.passes(INGRESS, OTHER, address="10.1.2.3")
+    assert tables(knp("{ingress: [{}]}"), demand).peers() == {WEB}, "also where it lets in everybody"
 
 
 @pytest.mark.parametrize(("demand", "let_in"), [("app: web", False), ("'reserved:world': ''", True)])
