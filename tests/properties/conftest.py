@@ -29,9 +29,13 @@ settings.register_profile("objects", settings.get_profile("worlds"), max_example
 OBJECTS = settings.get_profile("objects")
 
 
-# Of --hypothesis-seed, or one that nobody has chosen. Set as this is imported: by every file that draws worlds, before it does.
+# It once found that a rule which passes on named ports of addresses meant another thing to each of two readers.
+_KEPT = 3459737461
+
+# Of --hypothesis-seed; else the long form draws what nobody has drawn, and the short one the same as ever: a change is not to fail
+# by what it has nothing to do with. Set as this is imported: by every file that draws worlds, before it does.
 if core.global_force_seed is None:
-    core.global_force_seed = secrets.randbits(32)  # type: ignore[assignment]
+    core.global_force_seed = longer(secrets.randbits(32), _KEPT)  # type: ignore[assignment]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:

@@ -516,7 +516,7 @@ def _admin_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet) -> Itera
             who, by_address, known = _admin_peer(cluster, peer, packet)
             says = action if known else "deny"  # what is not in force allows nothing, and closes what it could be
             in_force = known or action != "allow"
-            if in_force and who and _admin_ports(rule, cluster.governed[me], packet, by_address=by_address, deny=says != "allow"):
+            if in_force and who and _admin_ports(rule, cluster.governed[me], packet, by_address=by_address, deny=says == "deny"):
                 yield Hit(2 if baseline else 0, place, says, _where(policy, path))
 
 
