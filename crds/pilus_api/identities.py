@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NewType
 
 from pilus_api.errors import InvalidError
-from pilus_api.labels import SOURCE_RESERVED, Label, Labels, pod_labels
+from pilus_api.labels import SOURCE_RESERVED, Label, Labels, pod_labels, reserved_labels
 
 Identity = NewType("Identity", int)
 
@@ -47,9 +47,7 @@ _NAMES: Final = {
     WORLD_IPV6: ("world-ipv6",),
 }
 
-RESERVED: Final[dict[Identity, Labels]] = {
-    number: tuple(sorted(Label(SOURCE_RESERVED, name, "") for name in names)) for number, names in _NAMES.items()
-}
+RESERVED: Final[dict[Identity, Labels]] = {number: reserved_labels(*names) for number, names in _NAMES.items()}
 
 
 def reserved_name(identity: int) -> str:

@@ -60,6 +60,10 @@ def parse_label(text: str) -> Label:
     return Label(source, key, value)
 
 
+def reserved_labels(*names: str) -> Labels:
+    return canonical(Label(SOURCE_RESERVED, name, "") for name in names)
+
+
 def from_security_labels(labels: Mapping[str, str]) -> Labels:
     """The map of CiliumIdentity's `security-labels`, `source:key` to value. Raises InvalidError without a key.
 
@@ -150,10 +154,8 @@ class IdentityFilter:
     ignored: tuple[str, ...] = DEFAULT_IGNORED
 
     def __init__(self, extra: Iterable[str] = (), base: Iterable[LabelPrefix] | None = None) -> None:
-        user = [_entry(text, self.setting) for text in extra]
-        if base is not None:
-            user = [*base, *user]
-        entries = user if base is not None else [*self._built_in(), *user]
+        user = [*(base or ()), *(_entry(text, self.setting) for text in extra)]
+        entries = [*(self._built_in() if base is None else ()), *user]
         self._included = [entry for entry in entries if not entry.ignore]
         self._ignored = [entry for entry in entries if entry.ignore]
         self._listed_only = any(not entry.ignore for entry in user)

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Final
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
-from pilus_api.labels import SOURCE_RESERVED, Label
+from pilus_api.labels import SOURCE_RESERVED, reserved_labels
 from pilus_api.policy_selectors import API_SERVER, NODES, entity, nodes, peer, requirements
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
@@ -103,7 +103,7 @@ def by_family(held: Selector) -> Peer:
     (family, *more) = families or {None}
     if family is None or more:
         return held
-    labels = tuple(sorted((Label(SOURCE_RESERVED, "world", ""), Label(SOURCE_RESERVED, f"world-ipv{family.version}", ""))))
+    labels = reserved_labels("world", f"world-ipv{family.version}")
     return AddressPeer(family, (), Scope.OUTSIDE) if held.matches(labels) else held
 
 

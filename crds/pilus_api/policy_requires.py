@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from pilus_api.labels import SOURCE_RESERVED, Label, Labels, canonical
+from pilus_api.labels import Labels, reserved_labels
 from pilus_api.policy_peers import by_family
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, CidrGroup, Direction, GroupName, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import EVERYTHING, Operator, Requirement, Selector, selector
@@ -100,12 +100,8 @@ def _demanded(draft: Draft, demands: Iterable[Demand]) -> tuple[Rule, ...]:
 def _known_as(peer: AddressPeer | AddressGroup) -> tuple[Labels, ...]:
     """The labels that a selector of endpoints meant by these addresses. An ipBlock is none."""
     if isinstance(peer, AddressGroup):
-        return (_reserved("kube-apiserver", "world"),)
-    return (_reserved("world", f"world-ipv{peer.prefix.version}"),) if peer.scope is Scope.OUTSIDE else ()
-
-
-def _reserved(*names: str) -> Labels:
-    return canonical(Label(SOURCE_RESERVED, name, "") for name in names)
+        return (reserved_labels("kube-apiserver", "world"),)
+    return (reserved_labels("world", f"world-ipv{peer.prefix.version}"),) if peer.scope is Scope.OUTSIDE else ()
 
 
 def _concerns(draft: Draft, demand: Demand) -> bool:

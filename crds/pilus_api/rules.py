@@ -52,6 +52,11 @@ class Origin:
     uid: str
     path: str = ""
 
+    @property
+    def written_in(self) -> tuple[str, str, str]:
+        """The object: its kind, namespace and name."""
+        return self.kind, self.namespace, self.name
+
     def __str__(self) -> str:
         name = f"{self.namespace}/{self.name}" if self.namespace else self.name
         return f"{self.kind} {name}" + (f" {self.path}" if self.path else "")

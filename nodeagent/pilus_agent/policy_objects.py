@@ -160,11 +160,11 @@ class PolicyObjects:
 
     def _together(self, names: set[str], drafted: Mapping[str, tuple[Draft, ...]]) -> dict[str, list[Policy]]:
         held = {name: drafted[name] for name in sorted(names & drafted.keys())}
-        origins = {_key(draft.policy.origin): name for name, drafts in held.items() for draft in drafts}
+        origins = {draft.policy.origin.written_in: name for name, drafts in held.items() for draft in drafts}
         found: dict[str, list[Policy]] = {name: [] for name in names}
         moded = (draft.audited() if self.audited(name) else draft for name, drafts in held.items() for draft in drafts)
         for policy in resolve(moded, self._groups):
-            found[origins[_key(policy.origin)]].append(policy)
+            found[origins[policy.origin.written_in]].append(policy)
         return found
 
     def _mean(self, name: str, policies: list[Policy]) -> bool:
@@ -221,7 +221,7 @@ class PolicyObjects:
 
     def wrote(self, name: str, origin: Origin) -> bool:
         """Whether that is where a rule of this one is written."""
-        return any(_key(draft.policy.origin) == _key(origin) for draft in self._drafts.get(name, ()))
+        return any(draft.policy.origin.written_in == origin.written_in for draft in self._drafts.get(name, ()))
 
     def about_nodes(self) -> dict[str, PolicyObject]:
         """Those that speak of nodes, this one or others, by kind and key."""
@@ -240,10 +240,6 @@ def _mark(names: set[str], name: str, wanted: bool) -> None:
 
 def _namespace(held: PolicyObject) -> str:
     return str(held.raw["metadata"].get("namespace", ""))
-
-
-def _key(origin: Origin) -> tuple[str, str, str]:
-    return origin.kind, origin.namespace, origin.name
 
 
 def _typed(kind: str, raw: Mapping[str, Any]) -> dict[str, Any]:

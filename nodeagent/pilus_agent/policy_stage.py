@@ -18,7 +18,7 @@ from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint
 from pilus_agent.facts import RemoteEndpoint
 from pilus_agent.host_policy import FLOOR, HOST, HostPolicy
 from pilus_agent.policy_objects import PolicyObjects
-from pilus_agent.policy_words import Written, classes_in_words, in_place, objects_in, unresolved, written
+from pilus_agent.policy_words import Written, classes_in_words, in_place, objects_in, unresolved
 from pilus_agent.tables import Tables
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Labels
@@ -292,7 +292,7 @@ class PolicyStage:
     def _unresolved_in(self, name: str) -> tuple[str, ...]:
         """What of it is not in force because an address has no named ports."""
         policies = self.objects.policies.get(name, ())
-        return self._unresolved.get(written(policies[0].origin), ()) if policies else ()
+        return self._unresolved.get(policies[0].origin.written_in, ()) if policies else ()
 
     def _selected(self, name: str) -> int:
         """How many pods of this node it governs, and the node itself."""

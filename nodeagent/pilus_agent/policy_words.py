@@ -62,17 +62,13 @@ def _verdict(policy: CompiledPolicy, row: PortRow) -> Item:
     }
 
 
-def written(origin: Origin) -> Written:
-    return origin.kind, origin.namespace, origin.name
-
-
 def unresolved(policies: Iterable[CompiledPolicy]) -> dict[Written, tuple[str, ...]]:
     """By the object: its elements that speak of a named port of an address. In one order, whatever came first."""
     found: dict[Written, set[str]] = {}
     for policy in policies:
         for one in policy.unresolved:
             told = f"{one.origin.path} (an address has no named port {one.port})"
-            found.setdefault(written(one.origin), set()).add(told)
+            found.setdefault(one.origin.written_in, set()).add(told)
     return {each: tuple(sorted(told)) for each, told in found.items()}
 
 

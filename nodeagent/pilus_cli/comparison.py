@@ -6,7 +6,7 @@ way round. Pure: it compiles as an agent does, once with and once without them, 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from pilus_agent.desired.policy.compiler import PolicyCompiler
 from pilus_agent.desired.policy.difference import Change, Peer, differences
@@ -63,7 +63,8 @@ def compare(cluster: Cluster, given: Iterable[Raw], name: str = "", groups: Grou
 
     `name`: of the cluster, if not as its settings have it. `groups`: those that come with the policies.
     """
-    fresh = {name_of(obj): _Declared(obj, _drafts(obj, cluster.settings, name), True) for obj in given}
+    reading = _reading(cluster.settings, name)
+    fresh = {name_of(obj): _Declared(obj, drafts_of(obj, **reading), True) for obj in given}
     before = dict(_standing(cluster, name))
     sides = [(before, cluster.groups), (before | fresh, {**cluster.groups, **groups})]
     if cluster.settings.enable_policy == "never":
@@ -103,16 +104,17 @@ def remarks(cluster: Cluster, given: Iterable[Raw]) -> list[str]:
 # -- what is declared ------------------------------------------------------------------------------------------------------------
 
 
-def _drafts(obj: Raw, settings: Settings, name: str) -> tuple[Draft, ...]:
+def _reading(settings: Settings, name: str) -> dict[str, Any]:
+    """How objects are read in this cluster."""
     nodes, hosts = settings.enable_node_selector_labels, settings.enable_host_firewall is not False
-    return drafts_of(obj, cluster=name or settings.cluster_name, nodes=nodes, hosts=hosts)
+    return {"cluster": name or settings.cluster_name, "nodes": nodes, "hosts": hosts}
 
 
 def _standing(cluster: Cluster, name: str) -> Iterator[tuple[Name, _Declared]]:
     """What the cluster has: of what makes no sense, what agents make of it."""
-    nodes, hosts = cluster.settings.enable_node_selector_labels, cluster.settings.enable_host_firewall is not False
+    reading = _reading(cluster.settings, name)
     for key, obj in cluster.policies.items():
-        drafts, _ = drafts_left(obj, cluster=name or cluster.settings.cluster_name, nodes=nodes, hosts=hosts)
+        drafts, _ = drafts_left(obj, **reading)
         mode, _ = mode_of(obj, cluster.modes.get(key[1], ""), cluster.settings.policy_audit_mode)
         yield key, _Declared(obj, drafts, mode is Mode.ENFORCE)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tests.unit.parses import watched
 
 from pilus_agent.facts import Pod
 from pilus_agent.sources.directory import DirectorySource
-from pilus_api import yaml_text
 from pilus_api.labels import IdentityFilter
 
 
@@ -130,14 +130,7 @@ def test_a_policy_of_10_mb_is_refused_before_anybody_reads_it(
 ) -> None:
     write(tmp_path, "a.yaml", POLICY)
     look(source)
-    parsed: list[str] = []
-
-    class Counting(yaml_text._Loader):
-        def __init__(self, text: str) -> None:
-            parsed.append(text)
-            super().__init__(text)
-
-    monkeypatch.setattr(yaml_text, "_Loader", Counting)
+    parsed = watched(monkeypatch)
     large = POLICY.replace("[{}]", "[" + "{toPorts: [{ports: [{port: '80'}]}]}, " * 280_000 + "{}]")
     assert len(large) > 10_000_000
     with capture_logs() as logs:

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.unit.parses import watched
 
-from pilus_api import yaml_text
 from pilus_cli.check import Checked, check
 from pilus_cli.main import main
 
@@ -166,14 +166,7 @@ TEN_MEGABYTES = GOOD + '    - ports: [{port: "81", protocol: TCP}]\n' * 240_000
 def test_a_policy_of_10_mb_is_refused_before_anybody_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parsed: list[str] = []
-
-    class Counting(yaml_text._Loader):
-        def __init__(self, text: str) -> None:
-            parsed.append(text)
-            super().__init__(text)
-
-    monkeypatch.setattr(yaml_text, "_Loader", Counting)
+    parsed = watched(monkeypatch)
     assert len(TEN_MEGABYTES) > 10_000_000
     (tmp_path / "large.yaml").write_text(f"{GOOD}---\n{TEN_MEGABYTES}---\n{GOOD}")
     assert run(monkeypatch, "policy", "check", "-f", str(tmp_path)) == 1
