@@ -15,18 +15,23 @@ UNIFIED = "unified"
 V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
 
 
-def folders_for(lab: str) -> tuple[str, ...]:
-    """The folders that a lab of this name will have, below the caller's own in every hierarchy that is mounted."""
+def folders_of(process: int | str = "self", hierarchies: Iterable[str] = (*V1, UNIFIED)) -> tuple[str, ...]:
+    """Where a process is, in each of these hierarchies that is mounted. Raises OSError if it has ended."""
     own: dict[str, str] = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path(f"/proc/{process}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             own[controller.removeprefix("name=") or UNIFIED] = path
     return tuple(
-        str(ROOT / hierarchy / own[hierarchy].strip("/") / f"pilus-lab-{lab}")
-        for hierarchy in (*V1, UNIFIED)
+        str(ROOT / hierarchy / own[hierarchy].strip("/"))
+        for hierarchy in hierarchies
         if hierarchy in own and (ROOT / hierarchy).is_dir()
     )
+
+
+def folders_for(lab: str) -> tuple[str, ...]:
+    """The folders that a lab of this name will have, below the caller's own in every hierarchy that is mounted."""
+    return tuple(f"{folder}/pilus-lab-{lab}" for folder in folders_of())
 
 
 def make(folders: Iterable[str], *below: str) -> None:

@@ -5,6 +5,7 @@ In: pods of a lab. Out: whether a connection came about. A probe costs a millise
 so whole tables of who-to-whom can be looked at.
 """
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -34,21 +35,33 @@ class Probe(NamedTuple):
     protocol: Protocol = "tcp"
 
 
-def network_namespace(uid: str) -> int:
-    """A descriptor of the network namespace of the pod with this uid. Raises LabError if no process of it runs."""
+def process_of(uid: str) -> int:
+    """A process of the pod with this uid that is in its network namespace. Raises LabError if none runs."""
     marks = (f"pod{uid}", f"pod{uid.replace('-', '_')}")
     own = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116  # a magic link
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if not any(mark in (process / "cgroup").read_text() for mark in marks):
-                continue
-            fd = os.open(process / "ns" / "net", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue  # ended while we looked
-        if os.fstat(fd).st_ino != own:
-            return fd
-        os.close(fd)
+        with contextlib.suppress(OSError):  # ended while we looked
+            if any(mark in (process / "cgroup").read_text() for mark in marks) and (process / "ns" / "net").stat().st_ino != own:
+                return int(process.name)
     raise LabError(f"no process of pod {uid} runs")
+
+
+def network_namespace(uid: str) -> int:
+    """A descriptor of the network namespace of the pod with this uid. Raises LabError if no process of it runs."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # ended since it was found
+            return namespace_of_process(process_of(uid))
+
+
+def namespace_of_process(process: int) -> int:
+    """A descriptor of its network namespace. Raises OSError if it has ended."""
+    return os.open(f"/proc/{process}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter(namespace: int) -> None:
+    """A network namespace, by its descriptor: this thread, from now on. Raises OSError."""
+    if _libc.setns(namespace, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def within(namespace: int, work: Callable[[], T]) -> T:
@@ -58,8 +71,7 @@ def within(namespace: int, work: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            if _libc.setns(namespace, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
+            enter(namespace)
             found.append(work())
         except BaseException as error:  # noqa: BLE001  # handed to whoever asked
             failed.append(error)

@@ -1,6 +1,7 @@
-"""The kernel's own answer: drawn worlds, compiled and written as the agent does it, and packets judged by the programs.
+"""The kernel's own answer: drawn worlds of rules and clusters of objects, compiled and written as the agent does it, and packets
+judged by the programs.
 
-What the rules mean says the evaluator of the property tests, which knows no tables. What is asked: whether a connection's first
+What they mean say the evaluators of the property tests, which know no tables. What is asked: whether a connection's first
 packet may pass, on every way on which policies decide (harness/ways.py), and whether the rule that the kernel names has decided.
 """
 
@@ -13,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.packets.harness.actors import mac_bytes
 from tests.packets.harness.drawn import Drawn
+from tests.packets.harness.drawn_cluster import DrawnCluster
+from tests.packets.harness.drawn_world import DrawnWorld
 from tests.packets.harness.scenario import HOOKS, FromHost
 from tests.packets.harness.testrun import TestRun
 from tests.packets.harness.verdicts import agrees, verdict
 from tests.packets.harness.ways import Trial, Ways
 from tests.properties.conftest import WORLDS
+from tests.properties.meaning import Cluster
+from tests.properties.objects import clusters
 from tests.properties.oracle import World
 from tests.properties.worlds import worlds
 
@@ -45,12 +50,29 @@ def _try(testrun: TestRun, drawn: Drawn, trial: Trial) -> None:
     agrees(drawn, trial, event)
 
 
+def _judge(testrun: TestRun, drawn: Drawn, chance: Random, *tries: int) -> None:
+    """`tries`: how often another packet is drawn, for one that some rule decides."""
+    drawn.write()
+    ways = Ways(drawn, chance, count())
+    for _ in range(PROBES):
+        trial = ways.draw()
+        for _ in range(chance.choice(tries) if tries else 0):
+            if verdict(drawn, trial).said.reasons:
+                break
+            trial = ways.draw()
+        _try(testrun, drawn, trial)
+
+
 @WORLDS
 @given(world=worlds(), seed=st.integers(0, 2**16))
 def test_the_programs_answer_as_the_rules_mean(testrun: TestRun, world: World, seed: int) -> None:
     chance = Random(seed)  # noqa: S311 - probes, not a secret
-    drawn = Drawn(testrun.node, world, chance)
-    drawn.write()
-    ways = Ways(drawn, chance, count())
-    for _ in range(PROBES):
-        _try(testrun, drawn, ways.draw())
+    _judge(testrun, DrawnWorld(testrun.node, world, chance), chance)
+
+
+@WORLDS
+@given(cluster=clusters(), seed=st.integers(0, 2**16))
+def test_the_programs_answer_as_the_objects_mean(testrun: TestRun, cluster: Cluster, seed: int) -> None:
+    """From policies as people write them to what becomes of a packet: most packets would be nobody's."""
+    chance = Random(seed)  # noqa: S311 - probes, not a secret
+    _judge(testrun, DrawnCluster(testrun.node, cluster, chance), chance, 0, 2, 4)

@@ -22,6 +22,7 @@ from scapy.layers import inet
 from scapy.layers.inet6 import IPv6
 from tests.packets.harness import netns
 from tests.packets.harness.drawn import HOST_NAME, Drawn
+from tests.packets.harness.drawn_world import DrawnWorld
 from tests.packets.harness.node import Node
 from tests.packets.harness.scenario import FromOutside, FromPod, Point
 from tests.packets.harness.verdicts import agrees, verdict
@@ -132,7 +133,7 @@ def _ask(
     net: Net, world: World, seed: int, ways_of: Callable[[Ways, Drawn], list[Callable[[], Trial]]], tunnel: bool | None
 ) -> None:
     chance = Random(seed)  # noqa: S311 - probes, not a secret
-    drawn = Drawn(net.node, world, chance, tunnel=tunnel)
+    drawn = DrawnWorld(net.node, world, chance, tunnel=tunnel)
     drawn.write()
     net.listen()
     net.arrived.clear()

@@ -1,11 +1,13 @@
 """How many worlds are tried: 500, or PILUS_SOAK of them; and which, for whoever wants the same again."""
 
 import secrets
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, core, settings
+from structlog.testing import capture_logs
 from tests.soak import SOAK, longer
 
 SEEDS = Path(__file__).parents[2] / "build/seeds"
@@ -24,7 +26,7 @@ WORLDS = settings.get_profile("worlds")
 settings.register_profile("roads", settings.get_profile("worlds"), max_examples=longer(SOAK // 5, SOAK))
 ROADS = settings.get_profile("roads")
 
-# Objects cost more each: 100, or PILUS_SOAK of them.
+# Objects as somebody hostile would write them cost more each: 100, or PILUS_SOAK of them.
 settings.register_profile("objects", settings.get_profile("worlds"), max_examples=longer(SOAK, 100))
 OBJECTS = settings.get_profile("objects")
 
@@ -36,6 +38,13 @@ _KEPT = 3459737461
 # by what it has nothing to do with. Set as this is imported: by every file that draws worlds, before it does.
 if core.global_force_seed is None:
     core.global_force_seed = longer(secrets.randbits(32), _KEPT)  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Policies that make no sense are drawn by the thousand, and a long run shows what is printed."""
+    with capture_logs():
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:

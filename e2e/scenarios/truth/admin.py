@@ -5,8 +5,8 @@ Their subjects and peers are pods: a node, or who is outside, is meant by nothin
 
 from typing import Final
 
+from e2e.scenarios.truth.ask import NODE
 from e2e.scenarios.truth.case import AUDIT, Case, anp, banp, cnp, into, knp, nothing, out_of, spelled, tier
-from e2e.scenarios.truth.table import NODE
 
 _WORDS: Final = {
     "x": "subject: {namespaces: {matchLabels: {ns: x}}}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from string import Template
 
-from e2e.scenarios.truth.table import Ask
+from e2e.scenarios.truth.ask import Ask
 
 Denied = Callable[[Ask], bool]
 

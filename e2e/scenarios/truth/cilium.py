@@ -2,8 +2,8 @@
 
 from typing import Final
 
+from e2e.scenarios.truth.ask import NODE, OUTSIDE
 from e2e.scenarios.truth.case import AUDIT, Case, ccnp, cnp, cnps, group, into, knp, nothing, out_of, spelled
-from e2e.scenarios.truth.table import NODE, OUTSIDE
 
 _WORDS: Final = {
     "to_a": "endpointSelector: {matchLabels: {pod: a}}",

@@ -1,21 +1,21 @@
 """One lab for all tables. How long each change took stands in build/convergence.json afterwards."""
 
+import contextlib
 import json
-import os
-import resource
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 
 import pytest
 from e2e.scenarios.truth import convergence
-from e2e.scenarios.truth.api import Api
-from e2e.scenarios.truth.table import SPACES, Table, namespace_of_process
+from e2e.scenarios.truth.ask import SPACES
+from e2e.scenarios.truth.table import Table
 from e2e.scenarios.truth.world import NODES, OUTSIDERS, PODS, World, manifest
 
 from pilus_lab import Lab, wait_for
+from pilus_lab.api import Api
 from pilus_lab.components import REPOSITORY
-from pilus_lab.probe import Prober
+from pilus_lab.probe import process_of
 
 ADMIN_KINDS = REPOSITORY / "crds" / "network-policy-api"
 CONVERGENCE = REPOSITORY / "build" / "convergence.json"
@@ -33,8 +33,6 @@ def _outside(lab: Lab) -> None:
 
 @pytest.fixture(scope="package")
 def world() -> Iterator[World]:
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a table is a thousand sockets
     with Lab("truth", nodes=2, cni="pilus", without=("observer",)) as lab, ExitStack() as held:
         lab.kubectl("apply", "--server-side", f"--kustomize={ADMIN_KINDS}")
         lab.apply("\n---\n".join(  # JSON: to kubectl's YAML "y" is a truth
@@ -48,24 +46,19 @@ def world() -> Iterator[World]:
         for space in SPACES:
             lab.kubectl("wait", f"--namespace={space}", "--for=condition=Ready", "pod", "--all", "--timeout=80s")
         _outside(lab)
-        prober = held.enter_context(Prober(lab))
-        addresses, ready = dict(OUTSIDERS), {}
+        addresses, processes, ready = dict(OUTSIDERS), {}, {}
         for one in (one for space in SPACES for one in lab.get("pods", f"--namespace={space}")):
             pod = f"{one['metadata']['namespace']}/{one['metadata']['name']}"
+            processes[pod] = process_of(one["metadata"]["uid"])
             addresses[pod] = _by_family(ip["ip"] for ip in one["status"]["podIPs"])
             ready[pod] = next(held["lastTransitionTime"] for held in one["status"]["conditions"] if held["type"] == "Ready")
         for name, node in NODES.items():
             own = next(one for one in lab.spec.nodes if one.name == node)
             addresses[name] = {4: str(own.ipv4), 6: str(own.ipv6)}
-        namespaces = {pod: prober.namespace_of(pod) for pod in PODS}
         for name in (*NODES, *OUTSIDERS):
             place = lab.node(NODES[name]) if name in NODES else lab.control
-            namespaces[name] = namespace_of_process(place.orders.first_process())
-            held.callback(os.close, namespaces[name])
-        table = Table(namespaces, addresses)
-        held.callback(table.close)
-        for name in (*NODES, *OUTSIDERS):
-            table.serve(name)
+            processes[name] = place.orders.first_process()
+        table = held.enter_context(contextlib.closing(Table(processes, addresses, servers=(*NODES, *OUTSIDERS))))
         made = World(lab, held.enter_context(Api(lab)), table, ready)
         held.callback(convergence.write, CONVERGENCE, made.changes)
         made.opened()

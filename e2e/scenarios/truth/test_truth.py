@@ -9,8 +9,8 @@ from typing import Self
 
 import pytest
 from e2e.scenarios.truth import admin, cilium, kubernetes
+from e2e.scenarios.truth.ask import SPACES
 from e2e.scenarios.truth.case import Case, anp, cnp, into, knp, nothing
-from e2e.scenarios.truth.table import SPACES
 from e2e.scenarios.truth.world import PODS, World
 from tests.soak import SOAK, WORLDS
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from e2e.scenarios.truth.api import Api, Object, path_of
+from e2e.scenarios.truth.ask import NODE, OUTSIDE, SPACES, Ask, questions, told
 from e2e.scenarios.truth.case import Case, Denied, nothing
 from e2e.scenarios.truth.convergence import Converged
-from e2e.scenarios.truth.table import NODE, OUTSIDE, SPACES, Ask, Table, questions, told
+from e2e.scenarios.truth.table import Table
 
 from pilus_lab import Lab, wait_for
+from pilus_lab.api import Api, Object, path_of
 
 NAMES = ("a", "b", "c")
 PODS = {f"{space}/{name}": f"n{1 + number % 2}" for number, (space, name) in enumerate((s, n) for s in SPACES for n in NAMES)}
@@ -85,9 +86,9 @@ class World:
             if found == expected:
                 break
             right = None  # it was too few
-            assert begun - requested < LIMIT, (
-                f"{what}: reached, and should not be: {told(found - expected)}; not reached: {told(expected - found)}"
-            )
+            wrong = f"{what}: reached, and should not be: {told(found - expected)}; not reached: {told(expected - found)}"
+            assert begun - requested < LIMIT, wrong
+            print(f"{wrong}; asked again", flush=True)
         seconds = (self.table.asked if right is None else right) - requested
         took = round(seconds, 3) if expected != self.now else None
         self.changes.append(Converged(self.case, what, len(self.asks) - len(expected), len(self.asks), took))

@@ -8,22 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.packets.harness.drawn import Drawn
+from tests.packets.harness.drawn import Drawn, Said
 from tests.packets.harness.ways import Question, Trial
-from tests.properties.oracle import Truth, truth
 
 from pilus_api.rules import Direction
 
-NOBODY_DECIDES: Final = Truth(True, frozenset())
+NOBODY_DECIDES: Final = Said(True, frozenset())
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason`: why it ends, or empty. `named`: whose policy the event names, and `truth` what that says; None: nobody's."""
+    """`reason`: why it ends, or empty. `named`: whose policy the event names, and `said` what is said of that; None: nobody's."""
 
     reason: str
     named: Question | None = None
-    truth: Truth = NOBODY_DECIDES
+    said: Said = NOBODY_DECIDES
     audited: bool = False
 
 
@@ -36,27 +35,22 @@ def verdict(drawn: Drawn, trial: Trial) -> Verdict:
         if said is None:
             return Verdict("UNKNOWN_IDENTITY", question)
         if not said.allowed:
-            return Verdict("POLICY_DENY" if said.rules else "POLICY", question, said)
+            return Verdict("POLICY_DENY" if said.reasons else "POLICY", question, said)
         if drawn.closed(question.name, question.probe.direction):
             passed = Verdict(trial.barred, question, said)
     # What has no way out ends before anybody asks what audited policies would say.
-    for question in () if trial.barred else trial.questions:
-        if drawn.audits(question.name):
-            said = _said(drawn, question, audited=True)
-            if said is None or not said.allowed:
-                return Verdict("", question, said or NOBODY_DECIDES, audited=True)
+    for question in trial.questions if drawn.audits and not trial.barred else ():
+        said = _said(drawn, question, audited=True)
+        if said is None or not said.allowed:
+            return Verdict("", question, said or NOBODY_DECIDES, audited=True)
     return passed
 
 
-def _said(drawn: Drawn, question: Question, *, audited: bool) -> Truth | None:
+def _said(drawn: Drawn, question: Question, *, audited: bool) -> Said | None:
     """None: whoever it is, policies don't know him, and refuse where they refuse anything."""
-    if not _is_known(drawn, question):
+    if question.probe.identity not in drawn.known:
         return None if drawn.closed(question.name, question.probe.direction, audited=audited) else NOBODY_DECIDES
-    return truth(drawn.world, drawn.world.endpoints[drawn.names[question.name]], question.probe, audited=audited)
-
-
-def _is_known(drawn: Drawn, question: Question) -> bool:
-    return question.probe.identity in drawn.world.identities
+    return drawn.said(question.name, question.probe, audited=audited)
 
 
 def agrees(drawn: Drawn, trial: Trial, event: Mapping[str, Any]) -> None:
@@ -73,12 +67,12 @@ def agrees(drawn: Drawn, trial: Trial, event: Mapping[str, Any]) -> None:
         assert (event["policy"], event["rule"]) == (0, 0), shown
         return
     assert event["direction"] == expected.named.probe.direction, shown
-    applied = drawn.compiled.endpoints[drawn.names[expected.named.name]]
-    policy = applied.audit if expected.audited else applied.policy
-    assert policy is not None
+    row = drawn.applied(expected.named.name)
+    policy = row.audit if expected.audited else row.policy
+    assert policy
     if expected.reason != "UNKNOWN_IDENTITY":
-        assert event["policy"] == drawn.number_of(policy), shown
-    if expected.truth.rules:
-        assert drawn.compiled.policies[policy].origin(event["rule"]) in expected.truth.rules, shown
+        assert event["policy"] == policy, shown
+    if expected.said.reasons:
+        assert drawn.reason(policy, event["rule"]) in expected.said.reasons, shown
     else:
         assert event["rule"] == 0, shown

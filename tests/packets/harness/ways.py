@@ -26,7 +26,6 @@ from tests.packets.harness.scenario import FromHost, FromOutside, FromPod, FromS
 from tests.packets.harness.world import NODE as NODES_OWN
 from tests.packets.harness.world import ROUTER_MAC
 from tests.properties.oracle import Probe
-from tests.properties.worlds import PORTS
 
 from pilus_api.identities import HOST, REMOTE_NODE, Identity
 from pilus_api.rules import Direction
@@ -209,7 +208,7 @@ class Ways:
         protocol = self._chance.choice(self._protocols or (TCP, TCP, TCP, UDP, UDP, SCTP, icmps[0], icmps[0], icmps[1], *more))
         if protocol == GRE:
             return What(protocol, 0)
-        return What(protocol, self._chance.choice(TYPES if protocol in ICMPS else PORTS))
+        return What(protocol, self._chance.choice(TYPES if protocol in ICMPS else self._drawn.ports))
 
     def _trial(self, at: Point, source: Address, destination: Address, what: What, to: str, *questions: Question,
                refused: str = "", barred: str = "") -> Trial:  # fmt: skip

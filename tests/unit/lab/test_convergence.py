@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 from e2e.scenarios.truth import convergence, world
+from e2e.scenarios.truth.ask import Ask
 from e2e.scenarios.truth.case import nothing
-from e2e.scenarios.truth.table import Ask
 from e2e.scenarios.truth.world import World
 
 ASKS = [Ask("x/a", to, port, "TCP", 4) for to in ("x/b", "y/a") for port in (80, 81)]

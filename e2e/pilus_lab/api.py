@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pilus_lab import Lab, wait_for
-from pilus_lab.lab import LabError
+from pilus_lab.lab import Lab, LabError, wait_for
 
 Object = dict[str, Any]
 
@@ -56,7 +55,7 @@ class Api:
 
     def apply(self, held: Object) -> Object:
         """Made or changed; as the server holds it."""
-        return self.ask("PATCH", f"{path_of(held)}?fieldManager=truth&force=true", held, "application/apply-patch+yaml")
+        return self.ask("PATCH", f"{path_of(held)}?fieldManager=lab&force=true", held, "application/apply-patch+yaml")
 
     def remove(self, held: Object) -> None:
         self.ask("DELETE", path_of(held))
