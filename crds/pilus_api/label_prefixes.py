@@ -14,7 +14,8 @@ from pydantic import Field
 
 from pilus_api.decode import decode
 from pilus_api.errors import InvalidError
-from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, LabelPrefix, label_prefix
+from pilus_api.label_filters import IdentityFilter, LabelPrefix, label_prefix
+from pilus_api.labels import SOURCE_RESERVED
 from pilus_api.resources.model import Model, parse
 from pilus_api.settings import Settings
 

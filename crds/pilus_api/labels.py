@@ -4,9 +4,7 @@ In: pods and namespaces as the API server has them. Out: label sets, canonical a
 A label has a source (`k8s`, `reserved`, `cidr`, ...), a key and a value; its text form is `source:key=value`.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pilus_api.errors import InvalidError
@@ -97,87 +95,3 @@ def pod_labels(
     if service_account:
         found.append(Label(SOURCE_KUBERNETES, SERVICE_ACCOUNT_KEY, service_account))
     return canonical(found)
-
-
-DEFAULT_INCLUDED = (
-    "reserved:.*", r"io\.kubernetes\.pod\.namespace", r"io\.cilium\.k8s\.namespace\.labels", r"app\.kubernetes\.io",
-    r"io\.cilium\.k8s\.policy\.cluster",
-)  # fmt: skip
-DEFAULT_IGNORED = (
-    r"io\.kubernetes", r"kubernetes\.io", r"statefulset\.kubernetes\.io/pod-name", r"apps\.kubernetes\.io/pod-index",
-    r"batch\.kubernetes\.io/job-completion-index", r"batch\.kubernetes\.io/controller-uid", r".*beta\.kubernetes\.io", r"k8s\.io",
-    "pod-template-generation", "pod-template-hash", "controller-revision-hash", "controller-uid", "annotation.*", "etcd_node",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class LabelPrefix:
-    """An entry of the filter: labels of a source whose keys begin so count, or (`ignore`) don't."""
-
-    source: str  # "" matches every source
-    key: re.Pattern[str]
-    ignore: bool
-
-    def matched(self, label: Label) -> int:
-        """How many characters of the label's key the entry matches; -1: none."""
-        if self.source and self.source != label.source:
-            return -1
-        match = self.key.match(label.key)
-        return match.end() if match else -1
-
-
-def label_prefix(source: str, pattern: str, setting: str, *, ignore: bool) -> LabelPrefix:
-    """Raises InvalidError, for `setting`, if `pattern` is no regular expression."""
-    try:
-        return LabelPrefix("" if source == SOURCE_ANY else source, re.compile(pattern), ignore)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InvalidError(f"{pattern!r} is not a regular expression: {error}", setting) from error
-
-
-def _entry(text: str, setting: str, *, ignore: bool = False) -> LabelPrefix:
-    """`source:regex` or `regex`; a `!` before the regex makes it an ignored one. Raises InvalidError."""
-    source, colon, pattern = text.partition(":")
-    if not colon:
-        source, pattern = "", text
-    return label_prefix(source, pattern.removeprefix("!"), setting, ignore=ignore or pattern.startswith("!"))
-
-
-class IdentityFilter:
-    """Decides which labels make an identity. The longest matching include against the shortest matching ignore.
-
-    `extra` is the option `labels`: entries `source:regex`. `base` stands in place of the entries that are built in. One
-    include of either turns the filter into an allow list.
-    """
-
-    setting = "labels"
-    included: tuple[str, ...] = DEFAULT_INCLUDED
-    ignored: tuple[str, ...] = DEFAULT_IGNORED
-
-    def __init__(self, extra: Iterable[str] = (), base: Iterable[LabelPrefix] | None = None) -> None:
-        user = [*(base or ()), *(_entry(text, self.setting) for text in extra)]
-        entries = [*(self._built_in() if base is None else ()), *user]
-        self._included = [entry for entry in entries if not entry.ignore]
-        self._ignored = [entry for entry in entries if entry.ignore]
-        self._listed_only = any(not entry.ignore for entry in user)
-
-    def _built_in(self) -> Iterator[LabelPrefix]:
-        yield from (_entry(text, self.setting) for text in self.included)
-        yield from (_entry(text, self.setting, ignore=True) for text in self.ignored)
-
-    def relevant(self, label: Label) -> bool:
-        included = max((entry.matched(label) for entry in self._included), default=-1)
-        ignored = min((length for entry in self._ignored if (length := entry.matched(label)) >= 0), default=0)
-        if included > ignored:
-            return True
-        return not self._listed_only and ignored == 0 and included <= 0
-
-    def __call__(self, labels: Labels) -> Labels:
-        return tuple(label for label in labels if self.relevant(label))
-
-
-class NodeFilter(IdentityFilter):
-    """The same for a node's labels, with the option `node-labels`; without it every label counts."""
-
-    setting = "node-labels"
-    included = ()
-    ignored = ()

@@ -20,7 +20,7 @@ from pilus_agent.facts import AllocatedIdentity, Attachment, Namespace, Node, Po
 from pilus_agent.sources.kubernetes import policy_of
 from pilus_agent.tables import Tables
 from pilus_api.identities import Identity
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.settings import Settings
 
 NAME = "n1"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pilus_api.connection import APPLY_PATCH, ApiError, Connection
 from pilus_lab import Lab, components
@@ -461,7 +462,7 @@ def test_processes_refuse_an_unknown_setting_and_one_operator_takes_over_from_th
     refused = lab.wait("the new one ends with what is wrong", ended, 60)
     lab.kubectl("apply", f"--kustomize={lab.spec.overlay}")
     assert installed.configure(enable_policyy=None) == ""
-    lab.kubectl("delete", "pod", NAMESPACE, refused, "--wait=false")
+    lab.kubectl("delete", "pod", NAMESPACE, refused, "--timeout=60s")
     lab.kubectl("rollout", "status", "deployment/pilus-operator", NAMESPACE, "--timeout=60s", timeout=90)
     lab.apply(json.dumps(_pod("newcomer")))
     lab.wait("a pod with new labels gets its identity", lambda: _identity_of(lab, "newcomer"), 30)
@@ -612,6 +613,43 @@ def test_a_new_version_loses_no_connection(installed: Installed, application: De
     assert talk.refused == []
     assert talk.leaked == 0
     assert min(talk.opened, talk.denied) > 10
+
+
+def _documented(section: str) -> tuple[str, ...]:
+    """The blocks of code in a section of docs/install.md."""
+    text = (components.REPOSITORY / "docs" / "install.md").read_text().partition(f"\n### {section}\n")[2].partition("\n## ")[0]
+    return tuple(re.findall(r"^```\w+\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+
+
+def test_a_file_says_which_labels_make_an_identity(installed: Installed) -> None:
+    """As documented: a kustomization of one's own over ours, whose ConfigMap operators and agents mount."""
+    lab = installed.lab
+    labels, addition = _documented("Which labels make an identity")
+    mine = lab.spec.folder / "my-cluster"
+    mine.mkdir()
+    (mine / "labels.json").write_text(labels)
+    (mine / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [f"../{lab.spec.overlay.name}"]}) + addition)
+
+    def installs(folder: Path) -> None:
+        lab.kubectl("apply", f"--kustomize={folder}")
+        for what in ("daemonset/pilus", "deployment/pilus-operator"):
+            lab.kubectl("rollout", "status", what, NAMESPACE, "--timeout=120s", timeout=150)
+
+    def keys_of(name: str) -> set[str]:
+        """Of a new pod's identity."""
+        held = _pod(name)
+        held["metadata"]["labels"] |= {"app-hash": "1", "team": "red"}
+        lab.apply(json.dumps(held))
+        number = lab.wait("its identity", lambda: _identity_of(lab, name), 30)
+        lab.kubectl("delete", "pod", name, "--wait=false")
+        return {key.removeprefix("k8s:") for key in lab.get("ciliumidentity", str(number))[0]["security-labels"]}
+
+    derived = {"io.kubernetes.pod.namespace", "io.cilium.k8s.policy.cluster", "io.cilium.k8s.policy.serviceaccount",
+               "io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name"}  # fmt: skip
+    installs(mine)
+    assert keys_of("listed") == {"app"} | derived
+    installs(lab.spec.overlay)
+    assert keys_of("unlisted") == {"app", "app-hash", "team"} | derived
 
 
 EARLY_IN_ITS_TREE = """

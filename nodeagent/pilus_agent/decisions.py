@@ -47,7 +47,8 @@ from pilus_api.identities import (
     fixed_identities,
     is_fixed,
 )
-from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Label, Labels, NodeFilter
+from pilus_api.label_filters import IdentityFilter, NodeFilter
+from pilus_api.labels import SOURCE_RESERVED, Label, Labels
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.rules import ApiServers, Services
 from pilus_api.settings import Settings

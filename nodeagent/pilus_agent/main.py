@@ -43,8 +43,8 @@ from pilus_api import policies
 from pilus_api import settings as settings_of
 from pilus_api.connection import ApiError, Connection
 from pilus_api.errors import InvalidError, PilusError
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.label_prefixes import identity_filter
-from pilus_api.labels import IdentityFilter
 from pilus_api.listener import health_listener, metrics_listener, verdict
 from pilus_api.live import LiveSettings, set_debug
 from pilus_api.settings import KEYS, OPERATOR, Settings

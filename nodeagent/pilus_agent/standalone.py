@@ -23,7 +23,7 @@ from pilus_agent.sources.directory import DirectorySource
 from pilus_agent.views import Views
 from pilus_agent.wiring import NEEDED, Wiring
 from pilus_api.errors import InvalidError, PilusError
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)

@@ -26,7 +26,8 @@ from pilus_agent.sources.netlink import EVERY
 from pilus_agent.tables import Tables
 from pilus_agent.writer import Trouble, Troubles, Writer
 from pilus_api.errors import PilusError
-from pilus_api.labels import IdentityFilter, Labels
+from pilus_api.label_filters import IdentityFilter
+from pilus_api.labels import Labels
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.settings import Settings
 

@@ -17,7 +17,8 @@ from pilus_api import settings as settings_of
 from pilus_api.connection import Connection, Forbidden, NotFound, Object
 from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity, fixed_identities
-from pilus_api.labels import Labels, NodeFilter
+from pilus_api.label_filters import NodeFilter
+from pilus_api.labels import Labels
 from pilus_api.policy_kinds import BY_NAME, POLICY_KINDS, PolicyKind, optional
 from pilus_api.policy_modes import MODE_ANNOTATION
 from pilus_api.rules import ApiServers, CidrGroup, GroupName, Network

@@ -13,7 +13,8 @@ from collections.abc import Container, Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity, identity_labels
-from pilus_api.labels import SOURCE_RESERVED, IdentityFilter, Labels, security_labels
+from pilus_api.label_filters import IdentityFilter
+from pilus_api.labels import SOURCE_RESERVED, Labels, security_labels
 from pilus_api.watch import Key
 from pilus_operator.facts import IdentityObject, Pod
 

@@ -14,7 +14,8 @@ import structlog
 from pilus_api.connection import AlreadyExists, Conflict, Connection, NotFound, Object
 from pilus_api.errors import TemporaryError
 from pilus_api.identities import Identity, fixed_identities
-from pilus_api.labels import NAMESPACE_KEY, IdentityFilter
+from pilus_api.label_filters import IdentityFilter
+from pilus_api.labels import NAMESPACE_KEY
 from pilus_api.settings import Settings
 from pilus_api.watch import Key
 from pilus_operator import facts

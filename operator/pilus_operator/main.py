@@ -18,8 +18,8 @@ import structlog
 
 from pilus_api.connection import Connection
 from pilus_api.errors import PilusError
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.label_prefixes import identity_filter
-from pilus_api.labels import IdentityFilter
 from pilus_api.listener import Listener, health_listener, metrics_listener
 from pilus_api.live import LiveSettings, set_debug
 from pilus_api.settings import Settings, load

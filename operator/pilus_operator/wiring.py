@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pilus_api.connection import Connection, Object
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.policy_kinds import POLICY_KINDS, optional
 from pilus_api.settings import Settings
 from pilus_api.watch import Gone, InSync, Key, Upsert, watch

@@ -13,7 +13,7 @@ from tests.fuzz.conftest import HOSTILE
 from tests.fuzz.values import VALUES, places, with_value
 
 from pilus_agent.sources.directory import DirectorySource
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 
 PATIENCE = 10  # seconds of this process: what these cost before has no end
 GOOD = {"kind": "Namespace", "metadata": {"name": "good"}}

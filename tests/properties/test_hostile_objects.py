@@ -20,7 +20,8 @@ from pilus_agent.desired.policy.explain import explain
 from pilus_agent.desired.policy.tables import Endpoint
 from pilus_api.errors import InvalidError
 from pilus_api.identities import RESERVED, Identity
-from pilus_api.labels import IdentityFilter, Labels, from_security_labels, pod_labels, security_labels
+from pilus_api.label_filters import IdentityFilter
+from pilus_api.labels import Labels, from_security_labels, pod_labels, security_labels
 from pilus_api.policies import drafts_of, policies_of, resolve
 from pilus_api.rules import Direction, Policy
 

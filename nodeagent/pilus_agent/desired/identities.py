@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from pilus_agent.facts import Pod
 from pilus_api.identities import FIRST_ALLOCATED, RESERVED, Identity, identity_labels
-from pilus_api.labels import IdentityFilter, Labels
+from pilus_api.label_filters import IdentityFilter
+from pilus_api.labels import Labels
 
 
 class IdentityIndex:

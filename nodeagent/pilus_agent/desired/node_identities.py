@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from pilus_api.identities import KUBE_APISERVER, LAST_OF_CLUSTERS, REMOTE_NODE, REMOTE_NODE_SCOPE, RESERVED, SCOPE_SHIFT, Identity
-from pilus_api.labels import SOURCE_NODE, Label, Labels, NodeFilter, canonical
+from pilus_api.label_filters import NodeFilter
+from pilus_api.labels import SOURCE_NODE, Label, Labels, canonical
 
 # How many of a set's numbers are searched for one that the kernel has.
 _SEARCHED: Final = 4

@@ -17,7 +17,8 @@ from pilus_agent.sources.documents import documents
 from pilus_agent.sources.kubernetes import Sink, cidr_group_of, namespace_of, node_labels_of, node_of, pod_of, policy_of
 from pilus_api.errors import PilusError
 from pilus_api.identities import FIRST_ALLOCATED, LAST_ALLOCATED, Identity, identity_labels, is_fixed
-from pilus_api.labels import IdentityFilter, Labels
+from pilus_api.label_filters import IdentityFilter
+from pilus_api.labels import Labels
 from pilus_api.policies import drafts_of
 from pilus_api.policy_kinds import BY_NAME, BY_SHORT
 from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup

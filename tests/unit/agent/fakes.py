@@ -33,7 +33,8 @@ from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import Tables
 from pilus_agent.wiring import NEEDED, Wiring
 from pilus_api.identities import Identity
-from pilus_api.labels import IdentityFilter, Labels
+from pilus_api.label_filters import IdentityFilter
+from pilus_api.labels import Labels
 from pilus_api.settings import Settings
 from pilus_maps import Datapath, KernelError, Program
 from pilus_maps.layout import Layout

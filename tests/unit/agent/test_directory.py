@@ -10,7 +10,7 @@ from tests.unit.parses import watched
 
 from pilus_agent.facts import Pod
 from pilus_agent.sources.directory import DirectorySource
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 
 
 class Told:

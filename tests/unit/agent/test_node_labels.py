@@ -11,7 +11,8 @@ from tests.unit.agent.populated import populated, prefixes
 from pilus_agent.desired.node_identities import NodeIdentities, node_labels, remote_labels
 from pilus_agent.facts import EndpointSlice, Node, ServiceEndpoint
 from pilus_api.identities import HOST, KUBE_APISERVER, REMOTE_NODE, REMOTE_NODE_SCOPE, RESERVED, SCOPE_SHIFT, Identity
-from pilus_api.labels import Labels, NodeFilter
+from pilus_api.label_filters import NodeFilter
+from pilus_api.labels import Labels
 
 pytestmark = pytest.mark.usefixtures("quick")
 ON = {"enable_node_selector_labels": True}

@@ -27,7 +27,7 @@ from pilus_agent.desired.nodes import LOCAL, NODE, POD
 from pilus_agent.facts import Namespace
 from pilus_agent.wiring import NEEDED, Wiring
 from pilus_api.identities import INIT
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -3,7 +3,7 @@
 import pytest
 
 from pilus_api.identities import Identity, fixed_identities
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.watch import Key
 from pilus_operator.facts import IdentityObject, Pod
 from pilus_operator.identities import REST_SECONDS, Collection, Delete, Mark, Numbers, Pairs, PodIdentities

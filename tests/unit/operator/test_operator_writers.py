@@ -22,7 +22,7 @@ from pilus_api.connection import (
     Unavailable,
 )
 from pilus_api.errors import InvalidError
-from pilus_api.labels import IdentityFilter
+from pilus_api.label_filters import IdentityFilter
 from pilus_api.settings import Settings, parse
 from pilus_api.watch import Key
 from pilus_operator import facts
