@@ -88,6 +88,11 @@ class World:
         flags = {"flags": _NO_DAD} if family == 6 else {}
         ip.addr("add", index=index, address=address, prefixlen=length or _HOST[family], **flags)
 
+    @staticmethod
+    def _neighbour(ip: Any, index: int, address: str, mac: str) -> None:
+        """A stack asks for the next hop of others' packets by its link's own address, which none has here."""
+        ip.neigh("replace", dst=address, lladdr=mac, ifindex=index, family=FAMILIES[6], state=_PERMANENT)
+
     def _build(self) -> None:
         self.outside, self.home = self._namespace(), self._namespace()
         self.pods = {pod.name: self._namespace() for pod in LOCAL_PODS}
@@ -99,6 +104,7 @@ class World:
             self._attach(ip, eth, "uplink")
             self._address(ip, eth, NODE[4], 24)
             self._address(ip, eth, NODE[6], 64)
+            self._neighbour(ip, eth, GATEWAY[6], ROUTER_MAC)
             for pod in LOCAL_PODS:
                 self._pod(ip, pod)
         with netns.inside(self.outside), IPRoute() as ip:
@@ -113,6 +119,7 @@ class World:
                 self._address(ip, eth, GATEWAY[family], length)
                 self._address(ip, eth, OTHER_NODE[family], length)
                 self._address(ip, 1, OUTSIDE[family])
+            self._neighbour(ip, eth, NODE[6], HERE.mac)
             ip.link("add", ifname="narrow", kind="veth", mtu=BEYOND_MTU, peer={"ifname": "narrow_", "mtu": BEYOND_MTU})
             narrow = int(ip.link_lookup(ifname="narrow")[0])
             for index in (narrow, int(ip.link_lookup(ifname="narrow_")[0])):
