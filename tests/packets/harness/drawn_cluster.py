@@ -40,7 +40,9 @@ class DrawnCluster(Drawn):
             self._names[pod.name] = name
         self._by_number = {end.identity: end for end in (*cluster.governed.values(), *cluster.ends)}
         told = {Identity(number) for number, end in self._by_number.items() if end.labels is not None}
-        self.known, self.audits = told | RESERVED.keys(), any(in_audit(cluster, policy) for policy in cluster.policies)
+        self.known = told | RESERVED.keys()
+        # The setting makes `enable-policy: always` audit, too, which no object says.
+        self.audits = cluster.settings["policy_audit_mode"] or any(in_audit(cluster, policy) for policy in cluster.policies)
 
     def said(self, name: str, probe: Probe, *, audited: bool) -> Said:
         asked = Packet(int(probe.direction), self._end(probe), probe.address, not probe.inside, probe.protocol, probe.port)
