@@ -35,7 +35,7 @@ class LabelPrefix:
     ignore: bool
 
     def matched(self, label: Label) -> int:
-        """How many characters of the label's key the entry matches; -1: none."""
+        """How much of the label's key, which is ASCII, the entry matches; -1: none."""
         if self.source and self.source != label.source:
             return -1
         return self.key.matched(label.key)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPSConnection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,15 +22,14 @@ from urllib.parse import urlsplit
 from bench.clusters import Cluster
 from bench.traffic import other_cpus
 from pilus_api.connection import Connection, read_kubeconfig
-from pilus_lab.probe import within
+from pilus_lab.probe import namespace_of_process, within
 
 T = TypeVar("T")
 
 
 def _within(cluster: Cluster, work: Callable[[], T]) -> T:
     """In the control plane's network namespace, in a thread of its own."""
-    process = cluster.lab.control.orders.first_process()
-    namespace = os.open(Path("/proc") / str(process) / "ns" / "net", os.O_RDONLY | os.O_CLOEXEC)
+    namespace = namespace_of_process(cluster.lab.control.orders.first_process())
     try:
         return within(namespace, work)
     finally:

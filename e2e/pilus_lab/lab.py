@@ -350,10 +350,14 @@ class Lab:
         self.load_image()
         self.kubectl("apply", f"--kustomize={self.write_overlay()}")
         self._phase("manifests")
-        for what in ("daemonset/pilus", "deployment/pilus-operator"):
-            self.kubectl("rollout", "status", what, "--namespace=kube-system", "--timeout=120s", timeout=150)
+        self.rolled_out()
         self._phase("agents and operators ready")
         self._wait_nodes()
+
+    def rolled_out(self) -> None:
+        """Returns when agents and operators are what was applied last. Raises LabError if they don't become so."""
+        for what in ("daemonset/pilus", "deployment/pilus-operator"):
+            self.kubectl("rollout", "status", what, "--namespace=kube-system", "--timeout=120s", timeout=150)
 
     def start_operator(self, name: str = "operator") -> None:
         token = self.kubectl("create", "token", "pilus-operator", "--namespace=kube-system").stdout.strip()

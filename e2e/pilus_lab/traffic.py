@@ -5,7 +5,6 @@ packets came through, and, so that "none" means something, how many permitted on
 are made by a process of its own, so that neither the test's work nor this module's own threads make a stall.
 """
 
-import ctypes
 import json
 import os
 import select
@@ -20,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+from pilus_lab.probe import enter
+
 _TALK_SECONDS = 0.002  # each connection: a question every 2 ms, as long as it is answered
 _DATAGRAM_SECONDS = 0.001
 
@@ -60,11 +59,12 @@ def _made(namespace: int, address: str, kind: int) -> socket.socket:
     """A socket in a namespace; this thread comes back."""
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.setns(namespace, _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
+        enter(namespace)
         return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     finally:
-        if _libc.setns(own, _CLONE_NEWNET):
+        try:
+            enter(own)
+        except OSError:
             os._exit(3)  # in a pod's namespace nothing else may be done
         os.close(own)
 

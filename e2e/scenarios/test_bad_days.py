@@ -23,7 +23,7 @@ from tests.soak import longer
 from pilus_cli.client import AskError, ask
 from pilus_lab import Lab, components, wait_for
 from pilus_lab.components import REPOSITORY, Component
-from pilus_lab.probe import Prober
+from pilus_lab.probe import Prober, namespace_of_process
 from pilus_lab.traffic import Told, Traffic, Way
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
@@ -176,7 +176,7 @@ def world() -> Iterator[World]:
             "the policy on both nodes", lambda: str((lab.get("cnp", "server")[0].get("status") or {}).get("enforced")) == "2/2", 30
         )
         lab.control.exec(["ip", "address", "add", f"{OUTSIDE}/32", "dev", "lo"])
-        outside = os.open(f"/proc/{lab.control.orders.first_process()}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        outside = namespace_of_process(lab.control.orders.first_process())
         with Prober(lab) as prober:
             made = World(lab, prober, addresses, outside)
             made.wait_served()

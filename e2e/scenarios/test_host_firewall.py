@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pilus_lab import Lab, wait_for
-from pilus_lab.probe import Prober, within
+from pilus_lab.probe import Prober, namespace_of_process, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -67,7 +67,7 @@ class World:
         return self.outside or self._open()
 
     def _open(self) -> int:
-        self.outside = os.open(f"/proc/{self.lab.control.orders.first_process()}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.outside = namespace_of_process(self.lab.control.orders.first_process())
         return self.outside
 
     def reached(self, who: str, address: str, port: int = HTTP) -> bool:

@@ -600,8 +600,7 @@ def test_a_new_version_loses_no_connection(installed: Installed, application: De
             for what in ("daemonset/pilus", "deployment/pilus-operator"):
                 lab.kubectl("set", "image", NAMESPACE, what, f"*={tag}")
                 lab.kubectl("set", "env", NAMESPACE, what, "PILUS_ROLLOUT=1")
-            for what in ("daemonset/pilus", "deployment/pilus-operator"):
-                lab.kubectl("rollout", "status", what, NAMESPACE, "--timeout=120s", timeout=150)
+            lab.rolled_out()
             answers = talk.answers
             lab.wait("it still talks", lambda: talk.answers > answers + 10, 10)
     print(f"{talk.answers} answers, longest wait {talk.longest * 1000:.1f} ms, {talk.retransmitted} segments sent again")
@@ -632,8 +631,7 @@ def test_a_file_says_which_labels_make_an_identity(installed: Installed) -> None
 
     def installs(folder: Path) -> None:
         lab.kubectl("apply", f"--kustomize={folder}")
-        for what in ("daemonset/pilus", "deployment/pilus-operator"):
-            lab.kubectl("rollout", "status", what, NAMESPACE, "--timeout=120s", timeout=150)
+        lab.rolled_out()
 
     def keys_of(name: str) -> set[str]:
         """Of a new pod's identity."""

@@ -19,7 +19,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from pilus_lab import Lab, wait_for
-from pilus_lab.probe import Capture, Prober, drops, reaches, transmit, within
+from pilus_lab.probe import Capture, Prober, drops, namespace_of_process, reaches, transmit, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -129,8 +129,7 @@ def world() -> Iterator[World]:
             name = node["metadata"]["name"]
             routers = (one["ip"] for one in node["spec"]["addresses"] if one["type"] == "CiliumInternalIP")
             addresses[f"router{name[1:]}"] = by_family(routers)
-            process = lab.node(name).orders.first_process()
-            nodes[name] = os.open(f"/proc/{process}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            nodes[name] = namespace_of_process(lab.node(name).orders.first_process())
             held.callback(os.close, nodes[name])
         made = World(lab, prober, addresses, nodes)
         for name in PODS:

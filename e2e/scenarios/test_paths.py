@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pilus_lab import Lab, wait_for
-from pilus_lab.probe import network_namespace, within
+from pilus_lab.probe import namespace_of_process, network_namespace, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -47,13 +47,11 @@ class World:
             self.namespaces[name] = network_namespace(raw["metadata"]["uid"])
             self.addresses[name] = by_family([held["ip"] for held in raw["status"]["podIPs"]])
         for node in ("n1", "n2"):
-            entry = lab.node(node).entry()
-            self.namespaces[node] = os.open(f"/proc/{entry[entry.index('-t') + 1]}/ns/net", os.O_RDONLY)
+            self.namespaces[node] = namespace_of_process(lab.node(node).orders.first_process())
             held = lab.get("ciliumnode", node)[0]["spec"]["addresses"]
             self.addresses[node] = by_family([one["ip"] for one in held if one["type"] == "InternalIP"])
             self.addresses[f"router of {node}"] = by_family([one["ip"] for one in held if one["type"] == "CiliumInternalIP"])
-        entry = lab.control.entry()
-        self.namespaces["outside"] = os.open(f"/proc/{entry[entry.index('-t') + 1]}/ns/net", os.O_RDONLY)
+        self.namespaces["outside"] = namespace_of_process(lab.control.orders.first_process())
         self.addresses["outside"] = {4: "172.30.0.1", 6: "fd00:30::1"}
         for fd in self.namespaces.values():
             stack.callback(os.close, fd)

@@ -18,7 +18,7 @@ from tests.packets.harness.drawn_cluster import DrawnCluster
 from tests.packets.harness.drawn_world import DrawnWorld
 from tests.packets.harness.scenario import HOOKS, FromHost
 from tests.packets.harness.testrun import TestRun
-from tests.packets.harness.verdicts import agrees, verdict
+from tests.packets.harness.verdicts import Verdict, agrees, verdict
 from tests.packets.harness.ways import Trial, Ways
 from tests.properties.conftest import WORLDS
 from tests.properties.meaning import Cluster
@@ -32,8 +32,8 @@ PROBES: Final = 80  # of a world; of a cluster, where each costs more, half as m
 SHOT, REDIRECT = 2, 7  # TC_ACT_*
 
 
-def _try(testrun: TestRun, drawn: Drawn, trial: Trial) -> None:
-    node, expected = testrun.node, verdict(drawn, trial)
+def _try(testrun: TestRun, drawn: Drawn, trial: Trial, expected: Verdict) -> None:
+    node = testrun.node
     hook = HOOKS[type(trial.at)]
     before = node.audited(hook) if trial.what.silent else 0
     action, frame, _ = testrun.run(trial.at, trial.frame)
@@ -47,20 +47,25 @@ def _try(testrun: TestRun, drawn: Drawn, trial: Trial) -> None:
         assert node.audited(hook) - before == expected.audited, (trial, expected)
         return
     (event,) = events
-    agrees(drawn, trial, event)
+    agrees(drawn, trial, expected, event)
 
 
 def _judge(testrun: TestRun, drawn: Drawn, chance: Random, probes: int, *tries: int) -> None:
     """`tries`: how often another packet is drawn, for one that some rule decides."""
     drawn.write()
     ways = Ways(drawn, chance, count())
-    for _ in range(probes):
+
+    def draw() -> tuple[Trial, Verdict]:
         trial = ways.draw()
+        return trial, verdict(drawn, trial)
+
+    for _ in range(probes):
+        trial, expected = draw()
         for _ in range(chance.choice(tries) if tries else 0):
-            if verdict(drawn, trial).said.reasons:
+            if expected.said.reasons:
                 break
-            trial = ways.draw()
-        _try(testrun, drawn, trial)
+            trial, expected = draw()
+        _try(testrun, drawn, trial, expected)
 
 
 @WORLDS

@@ -25,7 +25,7 @@ from tests.packets.harness.drawn import HOST_NAME, Drawn
 from tests.packets.harness.drawn_world import DrawnWorld
 from tests.packets.harness.node import Node
 from tests.packets.harness.scenario import FromOutside, FromPod, Point
-from tests.packets.harness.verdicts import agrees, verdict
+from tests.packets.harness.verdicts import Verdict, agrees, verdict
 from tests.packets.harness.ways import BEHIND_A_NODE, ICMPS, MARK, MARK_LENGTH, TCP, UDP, Trial, Ways
 from tests.packets.harness.wire import VXLAN_PORT, Wire, heard, listener
 from tests.packets.harness.world import World as Uplink
@@ -115,7 +115,7 @@ def _summed(frame: bytes) -> bytes:
     return frame[:14] + bytes(ip / header / frame[payload:])
 
 
-def _send(net: Net, drawn: Drawn, trial: Trial) -> None:
+def _send(net: Net, drawn: Drawn, trial: Trial, expected: Verdict) -> None:
     """Until a program has decided: the next one's rows are others."""
     net.inject(trial.at, _summed(trial.frame))
     mine: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def _send(net: Net, drawn: Drawn, trial: Trial) -> None:
 
     assert net.until(decided), f"nobody decides: {trial}"
     assert len(mine) == 1, mine
-    agrees(drawn, trial, mine[0])
+    agrees(drawn, trial, expected, mine[0])
 
 
 def _ask(
@@ -143,9 +143,10 @@ def _ask(
         net.events.clear()
         trial = chance.choice(ways_of(ways, drawn))()
         trials[trial.mark] = trial
-        if not verdict(drawn, trial).reason:
+        becomes = verdict(drawn, trial)
+        if not becomes.reason:
             expected[trial.to, trial.mark] = 1
-        _send(net, drawn, trial)
+        _send(net, drawn, trial, becomes)
     net.until(lambda: expected <= net.arrived)
     missing, unexpected = expected - net.arrived, net.arrived - expected
     assert not missing, [trials[mark] for _, mark in missing]

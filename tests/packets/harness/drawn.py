@@ -61,6 +61,11 @@ class Applied:
     enforced: tuple[int, ...] = ()
 
 
+def directions(ingress: bool, egress: bool) -> tuple[int, ...]:
+    """Those that are enforced."""
+    return tuple(direction for direction, on in enumerate((ingress, egress)) if on)
+
+
 class Drawn(ABC):
     """`ports`: those that packets are for. `known`: whom policies know. `audits`: whether one is in audit mode. `nodes_count`:
     rules by address mean nodes too."""

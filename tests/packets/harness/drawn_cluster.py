@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from tests.packets.harness.actors import CLIENT, WEB
-from tests.packets.harness.drawn import HOST_NAME, Address, Applied, Drawn, Kind, Said
+from tests.packets.harness.drawn import HOST_NAME, Address, Applied, Drawn, Kind, Said, directions
 from tests.packets.harness.node import Node
 from tests.properties.meaning import Cluster, End, Packet, decide, in_audit
 from tests.properties.objects import OUTSIDE, PORTS
@@ -38,6 +38,13 @@ class DrawnCluster(Drawn):
         for pod, name, addresses in zip((CLIENT, WEB), names, _HERE, strict=True):
             self.pods += (replace(pod, identity=cluster.governed[name].identity, addresses=addresses),)
             self._names[pod.name] = name
+        nodes = [end for end in cluster.ends if ("reserved", "remote-node", "") in (end.labels or ())]
+        self._ends: dict[Kind, list[End]] = {
+            "pod": [end for end in cluster.ends if end.identity >= FIRST_ALLOCATED and end not in nodes and end.labels is not None],
+            "node": nodes, "router": nodes,
+            "world": [end for end in cluster.ends if end.outside],
+            "stranger": [end for end in cluster.ends if end.labels is None],
+        }  # fmt: skip
         self._by_number = {end.identity: end for end in (*cluster.governed.values(), *cluster.ends)}
         told = {Identity(number) for number, end in self._by_number.items() if end.labels is not None}
         self.known = told | RESERVED.keys()
@@ -66,9 +73,8 @@ class DrawnCluster(Drawn):
         found = self._governed.get(self._names[name])
         if found is None:
             return Applied()
-        enforced = tuple(side for side, on in enumerate((found.ingress_enforced, found.egress_enforced)) if on)
         policy, audit = (self._stage.number(each) if each else 0 for each in (found.policy, found.audit))
-        return Applied(policy, audit, enforced)
+        return Applied(policy, audit, directions(found.ingress_enforced, found.egress_enforced))
 
     def reason(self, policy: int, rule: int) -> Any:
         held = self._stage.numbered(policy)
@@ -80,15 +86,7 @@ class DrawnCluster(Drawn):
             self.node.datapath.map(name).update_raw(self._tables.trackers[name].wanted)
 
     def _pick(self, kind: Kind) -> tuple[Address, Identity]:
-        ends = self._cluster.ends
-        nodes = [end for end in ends if ("reserved", "remote-node", "") in (end.labels or ())]
-        held = {
-            "pod": [end for end in ends if end.identity >= FIRST_ALLOCATED and end not in nodes and end.labels is not None],
-            "node": nodes, "router": nodes,
-            "world": [end for end in ends if end.outside],
-            "stranger": [end for end in ends if end.labels is None],
-        }  # fmt: skip
-        end = self._chance.choice(held[kind])
+        end = self._chance.choice(self._ends[kind])
         addresses = tuple(map(ip_address, _ROUTER)) if kind == "router" else end.addresses
         return self._chance.choice(addresses), Identity(end.identity)
 

@@ -5,7 +5,18 @@ from random import Random
 from typing import Any, Final
 
 from tests.packets.harness.actors import CLIENT, WEB
-from tests.packets.harness.drawn import HOST_NAME, IN_RANGES, NOT_COMPILED, Address, Applied, Drawn, Kind, Said, is_inside
+from tests.packets.harness.drawn import (
+    HOST_NAME,
+    IN_RANGES,
+    NOT_COMPILED,
+    Address,
+    Applied,
+    Drawn,
+    Kind,
+    Said,
+    directions,
+    is_inside,
+)
 from tests.packets.harness.node import Node
 from tests.properties.oracle import Probe, World, governing_policies, truth
 from tests.properties.worlds import ADDRESSES, KEYS, PORTS, VALUES
@@ -62,7 +73,7 @@ class DrawnWorld(Drawn):
 
     def applied(self, name: str) -> Applied:
         found = self._compiled.endpoints[self._names[name]]
-        enforced = tuple(side for side, on in enumerate((found.ingress_enforced, found.egress_enforced)) if on)
+        enforced = directions(found.ingress_enforced, found.egress_enforced)
         return Applied(self._number_of(found.policy), self._number_of(found.audit), enforced)
 
     def _number_of(self, policy: PolicyName | None) -> int:

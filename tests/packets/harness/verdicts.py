@@ -53,9 +53,8 @@ def _said(drawn: Drawn, question: Question, *, audited: bool) -> Said | None:
     return drawn.said(question.name, question.probe, audited=audited)
 
 
-def agrees(drawn: Drawn, trial: Trial, event: Mapping[str, Any]) -> None:
+def agrees(drawn: Drawn, trial: Trial, expected: Verdict, event: Mapping[str, Any]) -> None:
     """The event is what the evaluator says, and the rule that it names is one that decided."""
-    expected = verdict(drawn, trial)
     shown = (trial.questions, event, expected)
     assert event["reason"] == (drawn.node.reason(expected.reason) if expected.reason else 0), shown
     for question in trial.questions[:1]:
