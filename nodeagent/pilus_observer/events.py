@@ -57,6 +57,7 @@ class Event:
     reply: bool = False  # of a connection that the destination began
     rule: str | None = None
     nearest: str | None = None  # of what no rule decided: what would have been let pass
+    icmp_type: int | None = None  # None: it is no ICMP
 
     @property
     def verdict(self) -> str:
@@ -122,4 +123,5 @@ class Decoder:
             suppressed=record["suppressed"],
             audited=bool(record["audited"]),
             reply=bool(record["reply"]),
+            icmp_type=record["icmp_type"] if family and number in words.ICMP else None,
         )

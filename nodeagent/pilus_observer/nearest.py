@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from pilus_api.errors import TemporaryError
-from pilus_api.protocols import ICMP, ICMPV6
 from pilus_api.rule_numbers import split_default_deny
 from pilus_api.rules import Direction
 from pilus_observer.events import Event, Item
@@ -23,16 +22,16 @@ _MOST_ASKED: Final = 64
 _MOST_KEPT: Final = 4096
 
 Ask = Callable[[Item], Awaitable[list[Item]]]
-# policy, direction, the peer's identity and address, protocol, port
+# policy, direction, the peer's identity and address, protocol, port (of ICMP the type)
 Refusal = tuple[int, int, int, str, int, int]
 
 
 def refusal_of(event: Event) -> Refusal | None:
     """What the agent is to be asked about an event; None where a rule decided, or no policy did, and for what answers to a
-    connection that ended: it is not the one who asked. ICMP has no ports to be near to."""
+    connection that ended: it is not the one who asked. A policy in audit mode is asked about what it would refuse."""
     held = split_default_deny(event.rule_number)
-    port = event.destination.port
-    if held is None or port is None or event.reply or event.protocol in (ICMP, ICMPV6):
+    port = event.destination.port if event.icmp_type is None else event.icmp_type
+    if held is None or port is None or event.reply:
         return None
     policy, direction = held
     peer = event.source if direction == Direction.INGRESS else event.destination

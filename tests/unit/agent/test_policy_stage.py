@@ -374,6 +374,22 @@ def test_who_denies_by_default_has_a_name(stage: PolicyStage, tables: Tables) ->
     assert str(default + 1) not in stage.rules(), "egress is open"
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_without_network_policies_those_of_cilium_stand(tables: Tables, read: bool) -> None:
+    """Where the setting is false a NetworkPolicy governs nobody, and nothing is told of it."""
+    stage = PolicyStage(Settings(enable_k8s_networkpolicy=read))
+    stage.identity(WEB, labels("web"))
+    stage.objects.put("knp", "default/closed", policy("closed", {"podSelector": {}, "policyTypes": ["Egress"]}))
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
+    found = decide(stage, tables)
+    assert (found.ingress_enforced, found.egress_enforced) == (True, read)
+    governed = {(view["kind"], view["name"]): view["endpoints"] for view in stage.views({"web": 1})}
+    closed = {("NetworkPolicy", "closed"): [1]} if read else {}
+    assert governed == {("CiliumNetworkPolicy", "let"): [1], **closed}
+    stage.objects.put("knp", "default/closed", None)
+    assert not decide(stage, tables).egress_enforced
+
+
 def test_an_admin_policy_goes_before_and_passes_on(stage: PolicyStage, tables: Tables) -> None:
     def admin(action: str) -> PolicyObject:
         rule = {"action": action, "from": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "client"}}}}]}

@@ -64,6 +64,28 @@ async def test_another_port_names_the_default_deny_and_the_port_that_was_meant(w
     assert found["nearest"] == "TCP 80 is allowed by CiliumNetworkPolicy default/a spec.ingress[0]; this is TCP 8080"
 
 
+PING: dict[str, Any] = {
+    "endpointSelector": {"matchLabels": {"app": "web"}},
+    "ingress": [
+        {"fromEndpoints": [{"matchLabels": {"app": "api"}}], "icmps": [{"fields": [{"type": 8}, {"type": 128, "family": "IPv6"}]}]}
+    ],
+}
+
+
+async def test_of_icmp_the_type_stands_where_a_port_does(world: World) -> None:
+    """Also where the policy lets nothing but ports through."""
+    found = step(why(world, "far", "web", 8, "ICMP"), "ingress")
+    assert (found["verdict"], found["rule"]) == ("deny", "default deny of CiliumNetworkPolicy default/a")
+    assert found["nearest"] == "TCP 80 is allowed by CiliumNetworkPolicy default/a spec.ingress[0]; this is ICMP type 8"
+    world.wiring.put("cnp", "default/b", policy("b", PING))
+    await world.realise()
+    assert step(why(world, "far", "web", 8, "ICMP"), "ingress")["verdict"] == "allow"
+    found = step(why(world, "far", "web", 13, "ICMP"), "ingress")
+    assert found["nearest"] == "ICMP type 8 is allowed by CiliumNetworkPolicy default/b spec.ingress[0]; this is ICMP type 13"
+    found = step(why(world, "other", "web", 8, "ICMP"), "ingress")
+    assert found["nearest"].startswith("CiliumNetworkPolicy default/b spec.ingress[0] allows it from identity 301")
+
+
 async def test_another_peer_names_who_was_meant(world: World) -> None:
     answer = why(world, "other", "web")
     assert answer["ways"][0]["decided"]
@@ -232,6 +254,27 @@ async def test_what_policies_in_audit_mode_would_do_is_told_beside(world: World)
     assert found["audit"]["rule"] == "default deny of CiliumNetworkPolicy default/b"
 
 
+async def test_what_would_be_refused_has_a_nearest_miss_too(world: World) -> None:
+    """In `why`, and in events, which know the audited policy by its number."""
+    audited = policy("b", allow_from("other", "api", port=80))
+    audited.raw["metadata"]["annotations"] = {"pilus.io/mode": "audit"}
+    world.wiring.put("cnp", "default/b", audited)
+    await world.realise()
+    row = world.endpoint("10.0.1.13")
+    assert row is not None
+    refusal = {"policy": row["audit"], "direction": 0, "identity": 301, "address": "10.0.2.7"}
+    rule = "CiliumNetworkPolicy default/b spec.ingress[0]"
+    for port, protocol, number in ((8080, "TCP", 6), (8, "ICMP", 1)):
+        asked = f"{protocol} {'type ' if protocol == 'ICMP' else ''}{port}"
+        found = step(why(world, "far", "other", port, protocol), "ingress")
+        assert (found["verdict"], found["nearest"]) == ("allow", None)
+        assert found["audit"]["verdict"] == "deny"
+        assert found["audit"]["nearest"] == f"TCP 80 is allowed by {rule}; this is {asked}"
+        assert nearest(world, refusal | {"protocol": number, "port": port}) == [found["audit"]["nearest"]]
+    found = step(why(world, "web", "other"), "ingress")
+    assert found["audit"]["nearest"].startswith(f"{rule} allows it from identity 301")
+
+
 @pytest.mark.parametrize(
     ("source", "destination", "port", "protocol"),
     [
@@ -296,3 +339,16 @@ async def test_the_nearest_miss_of_what_was_refused(world: World) -> None:
     for wrong in ([{"policy": "x"}], [refusal | {"direction": 2}], "x", [refusal] * 65):
         with pytest.raises(PilusError):
             Views(world.wiring, "1.0", time.monotonic()).answer({"get": "nearest", "refusals": wrong})
+
+
+async def test_the_nearest_miss_of_a_ping_is_that_of_why(world: World) -> None:
+    world.wiring.put("cnp", "default/b", policy("b", PING))
+    await world.realise()
+    row = world.endpoint("10.0.1.12")
+    assert row is not None
+    refusal = {"policy": row["policy"], "direction": 0, "identity": 301, "address": "10.0.2.7"}
+    rule = "CiliumNetworkPolicy default/b spec.ingress[0]"
+    for name, number, allowed, asked in (("ICMP", 1, 8, 13), ("ICMPv6", 58, 128, 129)):
+        (found,) = nearest(world, refusal | {"protocol": number, "port": asked})
+        assert found == f"{name} type {allowed} is allowed by {rule}; this is {name} type {asked}"
+        assert found == step(why(world, "k8s:app=api", "web", asked, name), "ingress")["nearest"]

@@ -62,6 +62,14 @@ def test_ends(description: dict[str, Any], changed: dict[str, Any], address: str
     assert (source.address, source.port) == (address, port)
 
 
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [({"protocol": 1}, 8), ({"protocol": 58, "family": 6}, 8), ({}, None), ({"protocol": 1, "family": 0}, None)],
+)
+def test_the_type_of_icmp(description: dict[str, Any], changed: dict[str, Any], expected: int | None) -> None:
+    assert Decoder(description).decode(raw(description, icmp_type=8, **changed), 0.0).icmp_type == expected
+
+
 def test_a_record_of_a_newer_or_older_kernel_side(description: dict[str, Any]) -> None:
     decoder, whole = Decoder(description), raw(description)
     assert decoder.decode(whole + bytes(8), 0.0) == decoder.decode(whole, 0.0)

@@ -8,12 +8,17 @@ import pytest
 
 from pilus_api.errors import TemporaryError
 from pilus_api.rule_numbers import default_deny, rule_number
+from pilus_maps.layout import Layout
 from pilus_observer import nearest
-from pilus_observer.events import End, Event
+from pilus_observer.events import Decoder, End, Event
 from pilus_observer.nearest import Nearest, refusal_of
 
 from .make import event
 
+RECORD: dict[str, Any] = {
+    "policy": 7, "rule": 0, "direction": 1, "source_identity": 300, "destination_identity": 301, "family": 4, "source_port": 4000,
+    "destination_port": 80, "source": bytes([10, 0, 0, 1]) + bytes(12), "destination": bytes([10, 0, 0, 2]) + bytes(12),
+}  # fmt: skip
 WEB, CLIENT = End("10.0.0.9", 8080, 300), End("10.0.0.1", 40000, 301)
 
 
@@ -52,12 +57,37 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         (refused(direction=1), (7, 1, 300, "10.0.0.9", 6, 8080)),
         (refused(number=rule_number(7, 3)), None),
         (refused(number=0), None),
-        (refused(None, protocol=1), None),
+        (refused(None, protocol=47), None),
+        (replace(refused(None, protocol=1), icmp_type=8), (7, 0, 301, "10.0.0.1", 1, 8)),
+        (replace(refused(None, protocol=58), icmp_type=0), (7, 0, 301, "10.0.0.1", 58, 0)),
         (replace(refused(), reply=True), None),
     ],
 )
 def test_what_is_asked(of: Event, expected: object) -> None:
     assert refusal_of(of) == expected
+
+
+@pytest.mark.parametrize(
+    ("of", "asked"),
+    [
+        ({"protocol": 6}, 80),
+        ({"protocol": 1, "icmp_type": 8}, 8),
+        ({"protocol": 58, "family": 6, "icmp_type": 128}, 128),
+    ],
+)
+@pytest.mark.parametrize("verdict", ["DROPPED", "AUDIT"])
+async def test_records_of_the_ring(description: dict[str, Any], of: dict[str, Any], asked: int, verdict: str) -> None:
+    """What is refused and what would be, by port and by type of ICMP."""
+    record = RECORD | ({"reason": 133} if verdict == "DROPPED" else {"audited": 1}) | of
+    found = Decoder(description).decode(Layout(description["maps"]["events"]["value"]).encode(record), 0.0)
+    assert found.verdict == verdict
+    agent = Agent()
+    made = Nearest(agent)
+    await made.prepare([found])
+    ((question,),) = agent.asked
+    peer = {"policy": 7, "direction": 1, "identity": 301, "address": found.destination.address}
+    assert question == peer | {"protocol": of["protocol"], "port": asked}
+    assert made.text(found) == f"not {asked}"
 
 
 async def test_refusals_are_asked_about_together_and_once() -> None:
