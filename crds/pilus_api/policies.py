@@ -35,6 +35,7 @@ from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.model import Resource, parse
 from pilus_api.resources.networkpolicy import NetworkPolicy
 from pilus_api.rules import Direction, Origin, Policy, Ports, Rule
+from pilus_api.selectors import Selector
 
 __all__ = ["Draft", "drafts_left", "drafts_of", "groups_of", "is_policy", "policies_of", "prepare", "resolve"]
 
@@ -62,8 +63,10 @@ def prepare() -> None:
         model.model_rebuild()
 
 
-def _element_rules(element: Element, origin: Origin, direction: Direction, place: Place) -> tuple[list[Rule], bool, list[Demand]]:
-    """The rules of an element, whether their peers are endpoints, and what it demands of other rules.
+def _element_rules(
+    element: Element, origin: Origin, direction: Direction, place: Place
+) -> tuple[list[Rule], tuple[Selector, ...], list[Demand]]:
+    """The rules of an element, the selectors of endpoints among their peers, and what it demands of other rules.
 
     Ports and peers that are not in force stand in rules of their own, so that they take nothing from the rest.
     """
@@ -86,7 +89,7 @@ def _element_rules(element: Element, origin: Origin, direction: Direction, place
     peers = found.peers
     if peers is None and wanted is None:
         peers = ()  # `{}` names nobody; beside ports it would be anybody
-    if not found.by_label:
+    if not found.endpoints:
         peers = anybody(peers)
 
     rules = []
@@ -99,7 +102,7 @@ def _element_rules(element: Element, origin: Origin, direction: Direction, place
         rules = [replace(rule, unenforced=rule.unenforced + found.unenforced) for rule in rules]
     elif found.unenforced:
         rules.append(Rule(origin, direction, place.deny, (), wanted, always + found.unenforced))
-    return rules, found.by_label, [Demand(direction, place.deny, each) for each in found.requires]
+    return rules, found.endpoints, [Demand(direction, place.deny, each) for each in found.requires]
 
 
 def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: bool) -> Draft:
@@ -117,7 +120,7 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: boo
         ("egressDeny", Direction.EGRESS, True, spec.egress_deny or ()),
     )
     rules: list[Rule] = []
-    by_label: set[int] = set()
+    endpoints: dict[int, tuple[Selector, ...]] = {}
     demands: list[Demand] = []
     closed = [False, False]
     for name, direction, deny, elements in sections:
@@ -125,9 +128,9 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: boo
         for index, element in enumerate(elements):
             path = f"{origin.path}.{name}[{index}]"
             place = Place(origin.namespace, cluster, path, deny, governs_init(governed), nodes)
-            found, labelled, demanded = _element_rules(element, replace(origin, path=path), direction, place)
-            if labelled:
-                by_label.update(range(len(rules), len(rules) + len(found)))
+            found, selected, demanded = _element_rules(element, replace(origin, path=path), direction, place)
+            if selected:
+                endpoints |= {len(rules) + at: selected for at, rule in enumerate(found) if rule.peers}
             rules += found
             demands += demanded
     asked = spec.enable_default_deny
@@ -136,7 +139,7 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: boo
         closed[Direction.EGRESS] = closed[Direction.EGRESS] if asked.egress is None else asked.egress
     host = spec.endpoint_selector is None
     policy = Policy(origin, governed, (closed[Direction.INGRESS], closed[Direction.EGRESS]), tuple(rules), host=host)
-    return Draft(policy, frozenset(by_label), tuple(dict.fromkeys(demands)))
+    return Draft(policy, endpoints, tuple(dict.fromkeys(demands)))
 
 
 def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, hosts: bool = True) -> tuple[Draft, ...]:
@@ -156,7 +159,7 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, host
         return (Draft(admin_policy(held, origin, nodes)),)
     if isinstance(held, NetworkPolicy):
         policy = network_policy(held, origin)
-        return (Draft(policy, frozenset(range(len(policy.rules)))),)
+        return (Draft(policy, {index: rule.peers for index, rule in enumerate(policy.rules)}),)
     if not isinstance(held, PolicyObject):
         raise InvalidError(f"{kind} is not a policy", "kind")
     return tuple(_draft(spec, replace(origin, path=path), cluster, nodes, hosts) for path, spec in held.given().items())

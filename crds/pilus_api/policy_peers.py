@@ -7,19 +7,15 @@ force is stood in for: by nobody where it would be allowed, and where it is deni
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
-from pilus_api.labels import SOURCE_RESERVED, reserved_labels
+from pilus_api.policy_outside import with_addresses
 from pilus_api.policy_selectors import API_SERVER, NODES, entity, nodes, peer, requirements
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, ApiServers, CidrGroup, Peer, Scope, Services
-from pilus_api.selectors import Operator, Selector, selector
-
-_NAMING: Final = (Operator.IN, Operator.EXISTS)
-_FAMILIES: Final = {f"world-ipv{peer.prefix.version}": peer.prefix for peer in OUTSIDE}
+from pilus_api.selectors import Selector, selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +32,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """`peers` as in rules.Rule, of what is in force. `by_label`: they are endpoints, which requirements restrict.
+    """`peers` as in rules.Rule, of what is in force. `endpoints`: those selectors of them that requirements restrict.
 
     `requires`: what the element demands of the endpoints of others. `unenforced`: paths.
     """
 
     peers: tuple[Peer, ...] | None
-    by_label: bool
+    endpoints: tuple[Selector, ...]
     requires: tuple[Selector, ...]
     unenforced: tuple[str, ...]
 
@@ -95,18 +91,6 @@ def _service_groups(held: Service, path: str) -> Iterable[AddressGroup]:
         yield AddressGroup(Services(selected.namespace or "", labels=wanted), f"{path}.k8sServiceSelector")
 
 
-def by_family(held: Selector) -> Peer:
-    """The outside has one identity, whichever its family: a selector that means one family of it means addresses."""
-    # A selector that only says who it is not may mean anybody else.
-    named = [each.key for each in held.requirements if each.source == SOURCE_RESERVED and each.operator in _NAMING]
-    families = {_FAMILIES.get(key) for key in named} - {None}
-    (family, *more) = families or {None}
-    if family is None or more:
-        return held
-    labels = reserved_labels("world", f"world-ipv{family.version}")
-    return AddressPeer(family, (), Scope.OUTSIDE) if held.matches(labels) else held
-
-
 def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peers:
     """Whom an element speaks of. Raises InvalidError."""
     held = _fields(element)
@@ -114,7 +98,7 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
         held.endpoints, held.cidr, held.cidr_set, held.entities, held.nodes, held.groups, held.services, held.fqdns, held.requires,
     ]  # fmt: skip
     if all(field is None for field in given):
-        return Peers(None, False, (), ())
+        return Peers(None, (), (), ())
 
     def selected(field: str, selectors: Sequence[LabelSelector], *, requires: bool = False) -> list[Selector]:
         return [
@@ -122,7 +106,8 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
             for index, each in enumerate(selectors)
         ]
 
-    found: list[Peer] = [by_family(each) for each in selected("Endpoints", held.endpoints or ())]
+    endpoints = selected("Endpoints", held.endpoints or ())
+    found: list[Peer] = [one for each in endpoints for one in with_addresses(each, place.path)]
     found += [AddressPeer(parse_address_or_prefix(text), (), Scope.OUTSIDE) for text in held.cidr or ()]
     for name in held.entities or ():
         found += entity(name, place.cluster)
@@ -148,7 +133,7 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
             found += all_of_them if place.deny else ()
     return Peers(
         peers=_unique(found),
-        by_label=bool(held.endpoints),
+        endpoints=tuple(endpoints),
         requires=tuple(selected("Requires", held.requires or (), requires=True)),
         unenforced=tuple(unenforced),
     )

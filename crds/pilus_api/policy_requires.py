@@ -7,12 +7,11 @@ first governs.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final
 
-from pilus_api.labels import Labels, reserved_labels
-from pilus_api.policy_peers import by_family
+from pilus_api.policy_outside import with_addresses
 from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, CidrGroup, Direction, GroupName, Network, Peer, Policy, Rule, Scope
 from pilus_api.selectors import EVERYTHING, Operator, Requirement, Selector, selector
 
@@ -40,10 +39,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A policy whose demands reach others yet. `by_label`: the indices of its rules whose peers are endpoints."""
+    """A policy whose demands reach others yet. `endpoints`: by the index of each rule that speaks of endpoints, its peers as they
+    are written, None for anybody. The rule itself has them with the addresses that they mean (`with_addresses`).
+    """
 
     policy: Policy
-    by_label: frozenset[int] = frozenset()
+    endpoints: Mapping[int, tuple[Peer, ...] | None] = field(default_factory=dict)
     demands: tuple[Demand, ...] = ()
 
     def audited(self) -> "Draft":
@@ -83,31 +84,26 @@ def _without(subject: Selector, other: Selector) -> list[Selector]:
 
 def _demanded(draft: Draft, demands: Iterable[Demand]) -> tuple[Rule, ...]:
     rules = list(draft.policy.rules)
-    for index in draft.by_label:
+    for index, written in draft.endpoints.items():
         rule = rules[index]
         wanted = [demand.peer for demand in demands if (demand.direction, demand.deny) == (rule.direction, rule.deny)]
+        if not wanted:
+            continue
         peers: list[Peer] = []
-        for peer in (EVERYTHING,) if rule.peers is None and wanted else rule.peers or ():
+        for peer in (EVERYTHING,) if written is None else written:
             if isinstance(peer, Selector):
-                peers.append(by_family(selector(*chain(peer.requirements, *(each.requirements for each in wanted)))))
-            elif all(each.matches(labels) for labels in _known_as(peer) for each in wanted):
+                both = selector(*chain(peer.requirements, *(each.requirements for each in wanted)))
+                peers += with_addresses(both, rule.origin.path)
+            else:  # an ipBlock is no endpoint
                 peers.append(peer)
-        if rule.peers is not None or wanted:
-            rules[index] = replace(rule, peers=tuple(dict.fromkeys(peers)))
+        rules[index] = replace(rule, peers=tuple(dict.fromkeys(peers)))
     return tuple(rules)
-
-
-def _known_as(peer: AddressPeer | AddressGroup) -> tuple[Labels, ...]:
-    """The labels that a selector of endpoints meant by these addresses. An ipBlock is none."""
-    if isinstance(peer, AddressGroup):
-        return (reserved_labels("kube-apiserver", "world"),)
-    return (reserved_labels("world", f"world-ipv{peer.prefix.version}"),) if peer.scope is Scope.OUTSIDE else ()
 
 
 def _concerns(draft: Draft, demand: Demand) -> bool:
     return any(
         (draft.policy.rules[index].direction, draft.policy.rules[index].deny) == (demand.direction, demand.deny)
-        for index in draft.by_label
+        for index in draft.endpoints
     )
 
 
@@ -118,7 +114,14 @@ def _members(peer: Peer, groups: Groups, deny: bool) -> Iterable[Peer]:
     known = groups.get(peer.name)
     if known is None:
         return OUTSIDE if deny else ()
-    return (AddressPeer(network, peer.excepted, Scope.OUTSIDE) for network in known)
+    if peer.others:
+        meant = (each.prefix for each in OUTSIDE if each.prefix not in peer.excepted)
+        return (_outside(network, (*peer.excepted, *known)) for network in meant)
+    return (_outside(network, peer.excepted) for network in known)
+
+
+def _outside(network: Network, excepted: Iterable[Network]) -> AddressPeer:
+    return AddressPeer(network, tuple(each for each in excepted if each.version == network.version), Scope.OUTSIDE)
 
 
 def _absence(name: GroupName) -> str:

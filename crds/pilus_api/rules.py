@@ -111,13 +111,14 @@ GroupName = Services | CidrGroup | ApiServers
 
 @dataclass(frozen=True, slots=True)
 class AddressGroup:
-    """Addresses outside the cluster that go by a name, and change, without those of `excepted`. It must be resolved before it is
-    compiled. `path` is the field that speaks of it.
+    """Addresses outside the cluster that go by a name, and change, without those of `excepted`; or with `others` all that don't. It
+    must be resolved before it is compiled. `path` is the field that speaks of it.
     """
 
     name: GroupName
     path: str
     excepted: tuple[Network, ...] = ()
+    others: bool = False
 
 
 # Who: an identity that the selector selects. Where: an address.

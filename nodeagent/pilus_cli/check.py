@@ -155,7 +155,8 @@ def _unresolved(drafts: Iterable[Draft]) -> Iterator[tuple[Rule, str]]:
     for draft in drafts:
         for rule in draft.policy.rules:
             by_address = any(
-                isinstance(peer, AddressPeer) or (isinstance(peer, AddressGroup) and not isinstance(peer.name, ApiServers))
+                isinstance(peer, AddressPeer)
+                or (isinstance(peer, AddressGroup) and (peer.others or not isinstance(peer.name, ApiServers)))
                 for peer in rule.peers or ()
             )
             if rule.direction is Direction.EGRESS and by_address and (rule.deny or not rule.unenforced):

@@ -46,8 +46,8 @@ def _try(testrun: TestRun, drawn: Drawn, trial: Trial, expected: Verdict) -> Non
         assert not events, (trial, events)
         assert node.audited(hook) - before == expected.audited, (trial, expected)
         return
-    (event,) = events
-    agrees(drawn, trial, expected, event)
+    assert len(events) == 1, (trial, events, expected)
+    agrees(drawn, trial, expected, events[0])
 
 
 def _judge(testrun: TestRun, drawn: Drawn, chance: Random, probes: int, *tries: int) -> None:

@@ -6,7 +6,7 @@ here one is (source, key, value). Objects are such that the API server accepts t
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, NamedTuple
 
 Raw = Mapping[str, Any]
@@ -19,7 +19,7 @@ TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
 TRANSPORTS = {"TCP": (TCP,), "UDP": (UDP,), "SCTP": (SCTP,), "ANY": (TCP, UDP, SCTP)}
 ICMP_NAMES = {"IPv4": {"EchoReply": 0, "EchoRequest": 8, "Echo": 8}, "IPv6": {"EchoRequest": 128, "EchoReply": 129}}
 NAMESPACE, NAMESPACE_LABELS = "io.kubernetes.pod.namespace", "io.cilium.k8s.namespace.labels."
-CLUSTER = "io.cilium.k8s.policy.cluster"
+CLUSTER, ACCOUNT = "io.cilium.k8s.policy.cluster", "io.cilium.k8s.policy.serviceaccount"
 ADMINS = ("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
 LOCAL = ("host", "remote-node", "init", "ingress", "health", "unmanaged", "kube-apiserver")
 _NO_NAMES: Names = {}
@@ -90,8 +90,9 @@ def decide(
         return True, frozenset()
     taking_part = [policy for policy in cluster.policies if audited or not in_audit(cluster, policy)]
     hits = [hit for policy in taking_part for hit in _hits(cluster, policy, me, packet, audited)]
-    if me == "host" and packet.direction == INGRESS and (packet.protocol, packet.port) == (TCP, 22) and _ssh_is_open(cluster):
-        hits.append(Hit(0, (0, 0), "allow", ("Lifeline", "", "ssh", "ingress")))
+    if me == "host":
+        way = ("ingress", "egress")[packet.direction]
+        hits += (Hit(0, (0, 0), "allow", ("Lifeline", "", name, way)) for name in _lifelines(cluster, packet))
     if (found := _ordered(hits, 0)) is not None:
         return found
     middle = [hit for hit in hits if hit.tier == 1]
@@ -128,15 +129,29 @@ def _ordered(hits: Sequence[Hit], tier: int) -> tuple[bool, frozenset[tuple[str,
     return None
 
 
-def _ssh_is_open(cluster: Cluster) -> bool:
-    if "ssh" not in cluster.settings["host_firewall_lifelines"]:
-        return False
-    return not any(
-        not in_audit(cluster, policy)
-        and {"ssh", "all"} & set(policy["metadata"].get("annotations", {}).get("pilus.io/cut-lifelines", "").split())
-        and any(_governs(cluster, policy, spec, "host") for _, spec in _specs(policy))
+def _lifelines(cluster: Cluster, packet: Packet) -> Iterator[str]:
+    """Those that mean the packet, and that no policy cuts."""
+    held = {name for name in ("host", "remote-node", "kube-apiserver") if ("reserved", name, "") in _labels(packet.peer)}
+    server = "kube-apiserver" in held or _is_api_server(cluster, packet)
+    node, ours = bool(held - {"kube-apiserver"}), bool(held) or server
+    of, port = packet.protocol, packet.port
+    means = {
+        "ssh": ((of, port) == (TCP, 22), False),
+        "etcd": (ours and of == TCP and port in (2379, 2380), of == TCP and port in (2379, 2380)),
+        "kubelet": (ours and (of, port) == (TCP, 10250),) * 2,
+        "apiserver": ((of, port) == (TCP, 6443), server and of == TCP),
+        "tunnel": (node and (of, port) == (UDP, 8472),) * 2,
+        "udp/53-79": (of == UDP and 53 <= port <= 79, False),
+    }
+    cut = {
+        word
         for policy in cluster.policies
-    )
+        if not in_audit(cluster, policy) and any(_governs(cluster, policy, spec, "host") for _, spec in _specs(policy))
+        for word in policy["metadata"].get("annotations", {}).get("pilus.io/cut-lifelines", "").replace(",", " ").split()
+    }
+    for name in cluster.settings["host_firewall_lifelines"]:
+        if means[name][packet.direction] and not cut & {name, "all"}:
+            yield name
 
 
 def _hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, audited: bool) -> Iterator[Hit]:
@@ -296,12 +311,9 @@ def _peers(
     labels, anywhere = packet.peer.labels, packet.outside and packet.address is not None
     for selector in peers.get("Endpoints") or ():
         demands = _demands(cluster, me, packet.direction, deny, policy, audited)
-        yield _is_endpoint(packet, [*_endpoint_needs(policy, spec, selector), *demands])
-        if selector == {"matchLabels": {"reserved:kube-apiserver": ""}}:
-            known_as = frozenset({("reserved", "kube-apiserver", ""), ("reserved", "world", "")})
-            yield _meets(known_as, demands) and _is_api_server(cluster, packet), True
+        yield from _is_endpoint(cluster, packet, [*_endpoint_needs(policy, spec, selector), *demands])
     for text in peers.get("CIDR") or ():
-        yield anywhere and packet.address in ip_network(text), True
+        yield anywhere and packet.address in _network(text), True
     for rule in peers.get("CIDRSet") or ():
         yield anywhere and _in_rule(cluster, packet, rule, deny), True
     for name in peers.get("Entities") or ():
@@ -319,13 +331,21 @@ def _peers(
         yield anywhere and _behind(cluster, packet, entry, deny), True
 
 
-def _is_endpoint(packet: Packet, needs: Sequence[Need]) -> tuple[bool, bool]:
-    """Whether the other side meets these, and whether its address alone says so: of a family of the outside, which is what rules by
-    address mean then."""
-    by_family = any(key.startswith("world-ipv") and operator in ("In", "Exists") for _, key, operator, _ in needs)
-    if not by_family or not packet.outside or packet.address is None:
-        return _meets(packet.peer.labels, needs), by_family
-    return _meets(frozenset({("reserved", "world", ""), ("reserved", f"world-ipv{packet.address.version}", "")}), needs), True
+def _is_endpoint(cluster: Cluster, packet: Packet, needs: Sequence[Need]) -> Iterator[tuple[bool, bool]]:
+    """Whether the other side meets these, and whether its address alone says so. That is where of those outside some do and some
+    don't: one family, or API servers."""
+    outside = [{("reserved", "world", "")}]
+    for family in (4, 6):
+        outside.append({("reserved", "world", ""), ("reserved", f"world-ipv{family}", "")})
+        outside.append({*outside[-1], ("reserved", "kube-apiserver", "")})
+    met = [_meets(frozenset(labels), needs) for labels in outside]
+    if all(met) or not any(met):
+        yield _meets(packet.peer.labels, needs), False
+        return
+    if packet.outside and packet.address is not None:
+        yield met[(1 if packet.address.version == 4 else 3) + _is_api_server(cluster, packet)], True
+    if packet.peer.identity != 2:
+        yield _meets(packet.peer.labels, needs), False
 
 
 def _endpoint_needs(policy: Raw, spec: Raw, selector: Raw, *, requires: bool = False) -> list[Need]:
@@ -336,7 +356,8 @@ def _endpoint_needs(policy: Raw, spec: Raw, selector: Raw, *, requires: bool = F
             source in ("k8s", "any") and (key == NAMESPACE or key.startswith(NAMESPACE_LABELS)) for source, key, *_ in needs
         )
         return needs if named or (reserved and not requires) else [*needs, _in(namespace)]
-    init = any((source, key) == ("reserved", "init") for source, key, *_ in _needs(spec.get("endpointSelector", {})))
+    governed = _needs(spec.get("endpointSelector", {}))
+    init = any((source, key) == ("reserved", "init") and operator in ("In", "Exists") for source, key, operator, _ in governed)
     return needs if reserved or init else [*needs, _SOMEWHERE]
 
 
@@ -373,6 +394,10 @@ def _is_api_server(cluster: Cluster, packet: Packet) -> bool:
     return packet.outside and packet.address in [ip_address(text) for text in cluster.api_servers]
 
 
+def _network(text: str) -> IPv4Network | IPv6Network:
+    return ip_network(text, strict=False)
+
+
 def _in_rule(cluster: Cluster, packet: Packet, rule: Raw, deny: bool) -> bool:
     if "cidrGroupRef" in rule:
         if rule["cidrGroupRef"] not in cluster.groups:
@@ -380,8 +405,8 @@ def _in_rule(cluster: Cluster, packet: Packet, rule: Raw, deny: bool) -> bool:
         texts = cluster.groups[rule["cidrGroupRef"]]
     else:
         texts = [rule["cidr"]]
-    excepted = any(packet.address in ip_network(text) for text in rule.get("except") or ())
-    return not excepted and any(packet.address in ip_network(text) for text in texts)
+    excepted = any(packet.address in _network(text) for text in rule.get("except") or ())
+    return not excepted and any(packet.address in _network(text) for text in texts)
 
 
 def _behind(cluster: Cluster, packet: Packet, entry: Raw, deny: bool) -> bool:
@@ -438,7 +463,8 @@ def _is_port(wanted: Raw, me: End, packet: Packet, *, by_address: bool, deny: bo
     if not text.isdigit():
         return _is_named(text.lower(), me, packet, by_address=by_address, deny=deny)
     low = int(text, 8) if text.startswith("0") else int(text)
-    return low == 0 or low <= packet.port <= max(low, wanted.get("endPort", 0))
+    high: int = wanted.get("endPort", 0)
+    return low == high == 0 or low <= packet.port <= max(low, high)
 
 
 def _is_named(name: str, me: End, packet: Packet, *, by_address: bool, deny: bool) -> bool:
@@ -461,25 +487,36 @@ def _kubernetes_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, aud
     demands = _demands(cluster, me, packet.direction, False, policy, audited)
     for index, rule in enumerate(spec.get(word) or ()):
         peers = rule.get(("from", "to")[packet.direction]) or [None]
-        if any(_kubernetes_rule(policy, rule, peer, cluster.governed[me], packet, demands) for peer in peers):
+        if any(_kubernetes_rule(cluster, policy, rule, peer, cluster.governed[me], packet, demands) for peer in peers):
             yield Hit(1, (0, 0), "allow", _where(policy, f"spec.{word}[{index}]"))
 
 
-def _kubernetes_rule(policy: Raw, rule: Raw, peer: Raw | None, me: End, packet: Packet, demands: Sequence[Need]) -> bool:
+def _kubernetes_rule(
+    cluster: Cluster, policy: Raw, rule: Raw, peer: Raw | None, me: End, packet: Packet, demands: Sequence[Need]
+) -> bool:
+    for who, by_address in _kubernetes_peer(cluster, policy, peer, packet, demands):
+        if who and any(_kubernetes_port(each, me, packet, by_address) for each in rule.get("ports") or [None]):
+            return True
+    return False
+
+
+def _kubernetes_peer(
+    cluster: Cluster, policy: Raw, peer: Raw | None, packet: Packet, demands: Sequence[Need]
+) -> Iterator[tuple[bool, bool]]:
     if peer is not None and "ipBlock" in peer:
-        block, by_address = peer["ipBlock"], True
-        who = packet.address is not None and packet.address in ip_network(block["cidr"])
-        who = who and not any(packet.address in ip_network(text) for text in block.get("except") or ())
-    elif peer is None and not demands:
-        who, by_address = True, False
-    else:
-        needs = _needs(peer.get("podSelector", {}), "k8s") if peer is not None else []
-        if peer is not None and "namespaceSelector" in peer:
-            needs += [*_needs(peer["namespaceSelector"], "k8s", NAMESPACE_LABELS), _SOMEWHERE]
-        elif peer is not None:
-            needs.append(_in(policy["metadata"]["namespace"]))
-        who, by_address = _is_endpoint(packet, [*needs, *demands])
-    return who and any(_kubernetes_port(each, me, packet, by_address) for each in rule.get("ports") or [None])
+        block = peer["ipBlock"]
+        who = packet.address is not None and packet.address in _network(block["cidr"])
+        yield who and not any(packet.address in _network(text) for text in block.get("except") or ()), True
+        return
+    if peer is None and not demands:
+        yield True, False
+        return
+    needs = _needs(peer.get("podSelector", {}), "k8s") if peer is not None else []
+    if peer is not None and "namespaceSelector" in peer:
+        needs += [*_needs(peer["namespaceSelector"], "k8s", NAMESPACE_LABELS), _SOMEWHERE]
+    elif peer is not None:
+        needs.append(_in(policy["metadata"]["namespace"]))
+    yield from _is_endpoint(cluster, packet, [*needs, *demands])
 
 
 def _kubernetes_port(wanted: Raw | None, me: End, packet: Packet, by_address: bool) -> bool:
@@ -523,7 +560,7 @@ def _admin_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet) -> Itera
 def _admin_peer(cluster: Cluster, peer: Raw, packet: Packet) -> tuple[bool, bool, bool]:
     """Whether it is the other side, by its address, and whether the peer is in force."""
     if "networks" in peer:
-        return packet.address is not None and any(packet.address in ip_network(text) for text in peer["networks"]), True, True
+        return packet.address is not None and any(packet.address in _network(text) for text in peer["networks"]), True, True
     if "nodes" in peer:
         node = any(("reserved", name, "") in _labels(packet.peer) for name in ("host", "remote-node"))
         if not cluster.nodes_by_label:
@@ -543,10 +580,13 @@ def _admin_port(held: Raw, me: End, packet: Packet, *, by_address: bool, deny: b
     if name := held.get("namedPort") or held.get("destinationNamedPort"):
         return _is_named(name.lower(), me, packet, by_address=by_address, deny=deny)
     if "portNumber" in held:
-        return (packet.protocol, packet.port) == (*TRANSPORTS[held["portNumber"]["protocol"]], held["portNumber"]["port"])
+        return (packet.protocol, packet.port) == (
+            *TRANSPORTS[held["portNumber"].get("protocol", "TCP")],
+            held["portNumber"]["port"],
+        )
     if "portRange" in held:
         span = held["portRange"]
-        return packet.protocol in TRANSPORTS[span["protocol"]] and span["start"] <= packet.port <= span["end"]
+        return packet.protocol in TRANSPORTS[span.get("protocol", "TCP")] and span["start"] <= packet.port <= span["end"]
     for word in ("tcp", "udp", "sctp"):
         if word in held and packet.protocol in TRANSPORTS[word.upper()]:
             port = held[word].get("destinationPort", {})

@@ -8,16 +8,19 @@ from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
-from tests.properties.meaning import CLUSTER, NAMESPACE, NAMESPACE_LABELS, Cluster, End, Label, Packet, Raw
+from tests.properties.meaning import ACCOUNT, CLUSTER, LOCAL, NAMESPACE, NAMESPACE_LABELS, Cluster, End, Label, Packet, Raw
 
 SPACES = ("shop", "bank")
 _OFTEN = ("shop", "shop", "shop", "bank")
+ACCOUNTS, FIXED = ("default", "robot"), "store"
 APPS, TIERS, TEAMS, ROLES = ("web", "api"), ("front", "back"), ("red", "green"), ("edge", "core")
 NETWORKS = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/24", "192.168.7.0/24", "8.0.0.0/5", "8.8.8.0/24", "8.8.8.8/32", "::/0", "fd00::/8",
             "fd00:1::/64", "2001:db8::/32", "2001:db8::1/128")  # fmt: skip
 OUTSIDE = ("8.8.8.8", "8.8.8.9", "9.9.9.9", "1.1.1.1", "2001:db8::1", "2001:db8::2", "2a00::1")
-PORTS = (1, 22, 53, 79, 80, 80, 80, 81, 443, 8080, 8080, 65535)
-TEXTS = ("0", "80", "80", "0120", "8080", "8080", "22", "65535", "http", "HTTP", "dns")
+# As people write them, with bits beside the prefix.
+WRITTEN = (*NETWORKS, "8.8.8.77/24", "10.1.0.77/24", "2001:db8::7/32")
+PORTS = (1, 22, 53, 79, 80, 80, 80, 80, 81, 443, 2379, 6443, 8080, 8080, 8080, 8472, 10250, 65535)
+TEXTS = ("0", "00", "80", "80", "80", "0120", "8080", "8080", "22", "65535", "http", "HTTP", "dns")
 NAMES = ("http", "dns")
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
@@ -42,7 +45,7 @@ def given(**fields: Any) -> dict[str, Any]:
 
 # -- selectors ---------------------------------------------------------------------------------------------------------------
 
-_VALUES = {"app": APPS, "tier": TIERS, "team": TEAMS, "role": ROLES, NAMESPACE: SPACES, CLUSTER: ("blue", "red")}
+_VALUES = {"app": APPS, "tier": TIERS, "team": TEAMS, "role": ROLES, NAMESPACE: SPACES, CLUSTER: ("blue", "red"), ACCOUNT: ACCOUNTS}
 
 
 @st.composite
@@ -52,7 +55,7 @@ def selectors(draw: st.DrawFn, keys: Sequence[str]) -> dict[str, Any]:
     for key in draw(pick((), (), *((key,) for key in keys), *((key,) for key in keys), keys[:2], keys[-2:])):
         values = _VALUES.get(key.rpartition(":")[2].removeprefix(NAMESPACE_LABELS), ("",))
         operator = draw(pick("is", "is", "is", "In", "NotIn", "Exists", "DoesNotExist"))
-        if operator == "is" or (key.startswith("reserved:") and operator != "Exists"):
+        if operator == "is":
             labels[key] = draw(st.sampled_from(values))
         elif operator in ("In", "NotIn"):
             found = draw(st.lists(st.sampled_from(values), min_size=1, max_size=2, unique=True))
@@ -66,16 +69,13 @@ plain = selectors(("app", "tier"))
 of_spaces = selectors(("team",))
 of_nodes = selectors(("role", "role", "node:role", "k8s:role"))
 _OF_PODS = ("app", "k8s:app", "any:tier", "tier", "app", "node:role")
-subjects = selectors((*_OF_PODS, f"k8s:{NAMESPACE}"))
-subjects_anywhere = selectors((*_OF_PODS, f"k8s:{NAMESPACE}", "reserved:init"))
-_RESERVED = tuple(
-    f"reserved:{name}" for name in ("host", "world", "remote-node", "kube-apiserver", "health", "world-ipv4", "world-ipv6")
-)
+_OF_SPACES = (f"k8s:{NAMESPACE}", NAMESPACE, f"k8s:{NAMESPACE_LABELS}team", f"{NAMESPACE_LABELS}team")
+subjects = selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{ACCOUNT}"))
+subjects_anywhere = selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{ACCOUNT}", *["reserved:init"] * 4, f"reserved:{FIXED}"))
+_RESERVED = tuple(f"reserved:{name}" for name in (*LOCAL, "world", "world-ipv4", "world-ipv6", *["kube-apiserver"] * 3, FIXED))
 peers = st.one_of(
     selectors(_OF_PODS),
-    selectors(
-        (*_OF_PODS, f"k8s:{NAMESPACE}", NAMESPACE, f"k8s:{NAMESPACE_LABELS}team", f"{NAMESPACE_LABELS}team", f"k8s:{CLUSTER}")
-    ),
+    selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{CLUSTER}", f"k8s:{ACCOUNT}")),
     selectors(("app", *_RESERVED)),
 )
 
@@ -84,8 +84,9 @@ peers = st.one_of(
 
 @st.composite
 def excepts(draw: st.DrawFn, cidr: str) -> list[str] | None:
-    whole = ip_network(cidr)
-    inner = [text for text in NETWORKS if ip_network(text).version == whole.version and ip_network(text).subnet_of(whole)]  # type: ignore[arg-type]
+    whole = ip_network(cidr, strict=False)
+    networks = {text: ip_network(text, strict=False) for text in WRITTEN}
+    inner = [text for text, held in networks.items() if held.version == whole.version and held.subnet_of(whole)]  # type: ignore[arg-type]
     found: list[str] | None = draw(maybe(st.lists(st.sampled_from(inner), max_size=2, unique=True)))
     return found
 
@@ -94,7 +95,7 @@ def excepts(draw: st.DrawFn, cidr: str) -> list[str] | None:
 def cidr_rules(draw: st.DrawFn) -> dict[str, Any]:
     if draw(pick(False, False, True)):
         return given(cidrGroupRef=draw(pick("office", "cloud", "missing")), except_=draw(maybe(st.just(["8.8.8.8/32"]))))
-    cidr = draw(st.sampled_from(NETWORKS))
+    cidr = draw(st.sampled_from(WRITTEN))
     return given(cidr=cidr, except_=draw(excepts(cidr)))
 
 
@@ -106,9 +107,9 @@ SERVICES = (("shop", "db"), ("bank", "db"), ("shop", "missing"))
 def services(draw: st.DrawFn) -> dict[str, Any]:
     namespace, name = draw(st.sampled_from(SERVICES))
     space = draw(maybe(st.just(namespace)))
-    if draw(st.booleans()):
-        return {"k8sService": given(serviceName=name, namespace=space)}
-    return {"k8sServiceSelector": given(selector=draw(selectors(("app",))), namespace=space)}
+    named = {"k8sService": given(serviceName=name, namespace=space)}
+    selected = {"k8sServiceSelector": given(selector=draw(selectors(("app", "k8s:app", "any:app"))), namespace=space)}
+    return draw(pick(named, named, selected, selected, {**named, **selected}, {}))
 
 
 @st.composite
@@ -119,9 +120,14 @@ def port_rules(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
             {"rules": {"http": [{"method": "GET"}]}},
             {"serverNames": ["a.example"]},
             {"rules": {"http": []}},
+            {"rules": {"kafka": [{"role": "produce"}]}},
+            {"rules": {"l7proto": "other"}},
+            {"terminatingTLS": {"secret": {"name": "cert"}}},
+            {"originatingTLS": {"secret": {"name": "cert"}}, "rules": {"http": [{}]}},
         ]
         if egress:
             restricting.append({"rules": {"dns": [{"matchPattern": "*"}]}})
+            restricting.append({"listener": {"envoyConfig": {"kind": "CiliumClusterwideEnvoyConfig", "name": "a"}, "name": "b"}})
         return {"ports": [port], **draw(st.sampled_from(restricting))}
     return given(ports=draw(st.one_of(st.lists(transport_ports(), min_size=1, max_size=3), st.just([]), st.none())))
 
@@ -129,7 +135,7 @@ def port_rules(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
 @st.composite
 def transport_ports(draw: st.DrawFn) -> dict[str, Any]:
     text, protocol = draw(st.sampled_from(TEXTS)), draw(pick(None, "TCP", "TCP", "UDP", "SCTP", "ANY", "tcp"))
-    end = draw(pick(None, None, 70, 81, 8080, 65535)) if text.isdigit() and text != "0" else None
+    end = draw(pick(None, None, 0, 70, 81, 8080, 65535))
     return given(port=text, protocol=protocol, endPort=end)
 
 
@@ -146,7 +152,7 @@ def elements(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
     element: dict[str, Any] = {}
     sorts: dict[str, st.SearchStrategy[Any]] = {
         "Endpoints": peers,
-        "CIDR": st.one_of(st.sampled_from(NETWORKS), st.sampled_from(OUTSIDE)),
+        "CIDR": st.one_of(st.sampled_from(WRITTEN), st.sampled_from(OUTSIDE)),
         "CIDRSet": cidr_rules(),
         "Entities": st.sampled_from(ENTITIES),
         "Nodes": of_nodes,
@@ -161,14 +167,14 @@ def elements(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
     if sort != "none":
         element[f"{side}{sort}"] = draw(listed(sorts[sort]))
     if draw(pick(*[False] * 4, True)):
-        element[f"{side}Requires"] = draw(st.lists(peers, max_size=1))
+        element[f"{side}Requires"] = draw(st.lists(peers, max_size=2))
     match draw(pick("no", "ports", "ports", "icmps")) if sort != "Services" else "no":
         case "ports":
             element["toPorts"] = draw(listed(port_rules(egress, deny)))
         case "icmps":
             element["icmps"] = draw(icmps)
     if not deny and draw(pick(*[False] * 9, True)):
-        element["authentication"] = {"mode": draw(pick("required", "disabled"))}
+        element["authentication"] = {"mode": draw(pick("required", "disabled", "test-always-fail"))}
     return element
 
 
@@ -201,7 +207,7 @@ default_deny = maybe(st.builds(given, ingress=pick(None, True, False), egress=pi
 @st.composite
 def specs(draw: st.DrawFn, clusterwide: bool) -> dict[str, Any]:
     spec = draw(sections())
-    if clusterwide and draw(pick(False, True, True)):
+    if clusterwide and draw(st.booleans()):
         spec["nodeSelector"] = draw(of_nodes)
         for section in ("ingress", "egress"):
             for element in spec.get(section, ()):  # a policy of nodes has no layer 7
@@ -229,7 +235,7 @@ def cilium(draw: st.DrawFn, name: str) -> dict[str, Any]:
 @st.composite
 def metadata(draw: st.DrawFn, name: str, namespaced: bool) -> dict[str, Any]:
     annotations = given(**{"pilus.io/mode": draw(pick(None, None, "audit", "audit", "enforce", "sometimes"))})
-    if not namespaced and (cut := draw(pick(None, None, "ssh", "all", "etcd"))):
+    if not namespaced and (cut := draw(pick(None, None, "ssh", "all", "etcd", "kubelet, udp/53-79"))):
         annotations["pilus.io/cut-lifelines"] = cut
     return given(
         name=name,
@@ -244,7 +250,7 @@ def metadata(draw: st.DrawFn, name: str, namespaced: bool) -> dict[str, Any]:
 
 @st.composite
 def blocks(draw: st.DrawFn) -> dict[str, Any]:
-    cidr = draw(st.sampled_from(NETWORKS))
+    cidr = draw(st.sampled_from(WRITTEN))
     return {"ipBlock": given(cidr=cidr, except_=draw(excepts(cidr)))}
 
 
@@ -285,11 +291,10 @@ admin_pods = st.one_of(
     st.builds(given, namespaces=of_spaces),
     st.builds(lambda among, pods: {"pods": {"namespaceSelector": among, "podSelector": pods}}, of_spaces, plain),
 )
+_protocol = pick(None, *_PROTOCOLS)
 admin_ports = st.one_of(
-    st.builds(lambda protocol, port: {"portNumber": {"protocol": protocol, "port": port}}, pick(*_PROTOCOLS), pick(80, 443, 8080)),
-    st.builds(
-        lambda protocol, end: {"portRange": {"protocol": protocol, "start": 79, "end": end}}, pick(*_PROTOCOLS), pick(80, 443)
-    ),
+    st.builds(lambda protocol, port: {"portNumber": given(protocol=protocol, port=port)}, _protocol, pick(80, 443, 8080)),
+    st.builds(lambda protocol, end: {"portRange": given(protocol=protocol, start=79, end=end)}, _protocol, pick(80, 443)),
     st.builds(given, namedPort=pick("http", "DNS")),
 )
 cluster_protocols = st.one_of(
@@ -343,13 +348,13 @@ def settings(draw: st.DrawFn) -> dict[str, Any]:
         "policy_audit_mode": draw(pick(False, False, False, False, True)),
         "enable_node_selector_labels": draw(st.booleans()),
         "enable_host_firewall": draw(pick(None, None, True, False)),
-        "host_firewall_lifelines": draw(pick((), ("ssh",))),
+        "host_firewall_lifelines": draw(pick((), ("ssh",), ("ssh", "etcd"), ("apiserver",), ("kubelet", "tunnel"), ("udp/53-79",))),
         "policy_cidr_match_mode": draw(pick((), ("nodes",))),
     }
 
 
-def pod_labels(app: str, tier: str | None, namespace: str, spaces: Raw, cluster: str) -> frozenset[Label]:
-    found = {("k8s", "app", app), ("k8s", NAMESPACE, namespace), ("k8s", CLUSTER, cluster)}
+def pod_labels(app: str, tier: str | None, namespace: str, spaces: Raw, cluster: str, account: str) -> frozenset[Label]:
+    found = {("k8s", "app", app), ("k8s", NAMESPACE, namespace), ("k8s", CLUSTER, cluster), ("k8s", ACCOUNT, account)}
     if tier:
         found.add(("k8s", "tier", tier))
     return frozenset(found | {("k8s", NAMESPACE_LABELS + key, value) for key, value in spaces[namespace][0].items()})
@@ -358,9 +363,12 @@ def pod_labels(app: str, tier: str | None, namespace: str, spaces: Raw, cluster:
 @st.composite
 def clusters(draw: st.DrawFn) -> Cluster:
     said = draw(settings())
-    spaces = {name: (given(team=draw(maybe(st.sampled_from(TEAMS)))), draw(pick("", "", "audit", "enforce"))) for name in SPACES}
+    spaces = {
+        name: (given(team=draw(maybe(st.sampled_from(TEAMS)))), draw(pick("", "", "", "audit", "enforce", "sometimes")))
+        for name in SPACES
+    }
     named = st.dictionaries(
-        st.sampled_from(NAMES), st.frozensets(st.tuples(pick(6, 17), st.sampled_from(PORTS)), min_size=1, max_size=2)
+        st.sampled_from(NAMES), st.frozensets(st.tuples(pick(6, 6, 17, 132), st.sampled_from(PORTS)), min_size=1, max_size=2)
     )
     governed: dict[str, End] = {}
     numbers: dict[frozenset[Label], int] = {}
@@ -373,6 +381,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
             draw(st.sampled_from(_OFTEN)),
             spaces,
             "red" if abroad else "blue",
+            draw(pick(*ACCOUNTS[:1] * 3, *ACCOUNTS)),
         )
         addresses = (ip_address(f"10.1.0.{index + 1}"), ip_address(f"fd00:1::{index + 1}"))
         pods.append(End(numbers.setdefault(labels, 256 + len(numbers)), labels, addresses, draw(named)))
@@ -384,6 +393,11 @@ def clusters(draw: st.DrawFn) -> Cluster:
         names = {name: frozenset().union(*(each.get(name, frozenset()) for each in like)) for each in like for name in each}
         pods[index] = End(pod.identity, pod.labels, pod.addresses, names)
     governed["init"] = End(5, frozenset({("reserved", "init", "")}))
+    # A number that the administrator has given to a name.
+    governed["fixed"] = End(
+        128, frozenset({("reserved", FIXED, "")}), (ip_address("10.1.0.90"), ip_address("fd00:1::90")), draw(named)
+    )
+    pods.append(governed["fixed"])
     return Cluster(
         settings=said,
         namespaces=spaces,
@@ -394,7 +408,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
                 st.tuples(st.builds(given, app=pick(None, *APPS)), st.lists(st.sampled_from(OUTSIDE), max_size=2, unique=True)),
             )
         ),
-        api_servers=draw(st.lists(st.sampled_from(OUTSIDE), max_size=1)),
+        api_servers=draw(pick((), OUTSIDE[:1], OUTSIDE[3:4], OUTSIDE[4:5], (OUTSIDE[1], OUTSIDE[6]))),
         ends=(*pods, *draw(others(said, governed))),
         governed=governed,
         policies=draw(policies()),
@@ -442,9 +456,11 @@ def policies(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 def packet(cluster: Cluster, chance: Random) -> tuple[str, Packet]:
     """One, and whose policy is asked. Not drawn by hypothesis: a draw costs more than an answer."""
-    me = chance.choice(("pod-0", "pod-0", "pod-0", "pod-1", "pod-1", "pod-1", "host", "host", "init"))
-    pods = [end for end in cluster.ends if end.identity >= 256]
-    end = chance.choice(cluster.ends if chance.random() < 0.6 else pods)
+    me = chance.choice(("pod-0", "pod-0", "pod-0", "pod-1", "pod-1", "pod-1", "host", "host", "init", "fixed"))
+    pods = [end for end in cluster.ends if end.identity >= 128 and end.labels is not None]
+    # Who is met seldom and treated otherwise than those like him.
+    servers = [end for end in cluster.ends if end.outside and str(end.addresses[0]) in cluster.api_servers]
+    end = chance.choice(chance.choice((cluster.ends, cluster.ends, cluster.ends, pods, pods, servers or pods)))
     protocol = chance.choice((6, 6, 6, 6, 17, 17, 132, 1, 58, 47))
     port = chance.choice((0, 3, 8, 128, 129)) if protocol in (1, 58) else chance.choice(PORTS)
     direction = chance.choice((0, 1))

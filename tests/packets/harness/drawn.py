@@ -31,7 +31,7 @@ NOT_COMPILED: Final = Identity(9999)
 # What is behind the other node. A pod of ours may have an address in it: then that one is in a range of its own.
 INSIDE: Final = tuple(ip_network(text) for text in ("10.1.0.0/16", "10.200.0.0/16", "fd00:1::/32"))
 # Ports of masquerading that no packet is for: what comes to one of them makes no entry, and so no event.
-FIRST_PORT, LAST_PORT = 10000, 30000
+FIRST_PORT, LAST_PORT = 11000, 30000
 
 
 @dataclass(frozen=True, slots=True)

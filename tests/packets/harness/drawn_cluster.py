@@ -10,13 +10,14 @@ from typing import Any
 from tests.packets.harness.actors import CLIENT, WEB
 from tests.packets.harness.drawn import HOST_NAME, Address, Applied, Drawn, Kind, Said, directions
 from tests.packets.harness.node import Node
+from tests.packets.harness.wire import VXLAN_PORT
 from tests.properties.meaning import Cluster, End, Packet, decide, in_audit
 from tests.properties.objects import OUTSIDE, PORTS
 from tests.properties.oracle import Probe
 from tests.properties.staged import staged
 
 from pilus_agent.tables import Tables
-from pilus_api.identities import FIRST_ALLOCATED, RESERVED, WORLD, Identity
+from pilus_api.identities import FIRST_FIXED, RESERVED, WORLD, Identity
 from pilus_api.rules import Direction
 
 # Addresses that the cluster does not have: of the pods here, and of another node's router.
@@ -25,7 +26,7 @@ _ROUTER = ("10.1.255.1", "fd00:1:ff::1")
 
 
 class DrawnCluster(Drawn):
-    ports = PORTS
+    ports = tuple(port for port in PORTS if port != VXLAN_PORT)  # what is for a node's tunnel no policy decides
 
     def __init__(self, node: Node, cluster: Cluster, chance: Random) -> None:
         super().__init__(node, chance, tunnel=None, nodes_count=cluster.settings["policy_cidr_match_mode"] == ("nodes",))
@@ -40,7 +41,7 @@ class DrawnCluster(Drawn):
             self._names[pod.name] = name
         nodes = [end for end in cluster.ends if ("reserved", "remote-node", "") in (end.labels or ())]
         self._ends: dict[Kind, list[End]] = {
-            "pod": [end for end in cluster.ends if end.identity >= FIRST_ALLOCATED and end not in nodes and end.labels is not None],
+            "pod": [end for end in cluster.ends if end.identity >= FIRST_FIXED and end not in nodes and end.labels is not None],
             "node": nodes, "router": nodes,
             "world": [end for end in cluster.ends if end.outside],
             "stranger": [end for end in cluster.ends if end.labels is None],

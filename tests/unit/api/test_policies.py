@@ -127,7 +127,7 @@ ELEMENTS = [
     ("{fromCIDRSet: [{cidrGroupRef: g}]}", "allow 192.0.2.0/24 OUTSIDE, 2001:db8::/32 OUTSIDE : *"),
     (
         "{fromCIDRSet: [{cidr: 10.0.0.0/8}, {cidrGroupRef: g, except: [192.0.2.1/32]}]}",
-        "allow 10.0.0.0/8 OUTSIDE, 192.0.2.0/24-192.0.2.1/32 OUTSIDE, 2001:db8::/32-192.0.2.1/32 OUTSIDE : *",
+        "allow 10.0.0.0/8 OUTSIDE, 192.0.2.0/24-192.0.2.1/32 OUTSIDE, 2001:db8::/32 OUTSIDE : *",
     ),
     # requirements
     ("{fromRequires: [{matchLabels: {env: prod}}]}", "allow nobody : *"),
@@ -277,24 +277,62 @@ def test_nodes_by_their_labels(selectors: str, expected: str, section: str, clus
     assert rule(found) == f"{'deny' if section.endswith('Deny') else 'allow'} {expected} : *"
 
 
+V4, V6, SERVER = "0.0.0.0/0 OUTSIDE", "::/0 OUTSIDE", "192.0.2.1/32 OUTSIDE"
+
+
+def word(name: str, operator: str) -> str:
+    """A requirement of a reserved label, as a test of selectors writes it."""
+    values = ", values: ['']" if operator.endswith("In") else ""
+    return f"{{matchExpressions: [{{key: 'reserved:{name}', operator: {operator}{values}}}]}}"
+
+
 @pytest.mark.parametrize("section", ["ingress", "ingressDeny", "egress", "egressDeny"])
 @pytest.mark.parametrize(
-    ("labels", "expected"),
+    ("selector", "expected"),
     [
-        ("{'reserved:world-ipv4': ''}", "0.0.0.0/0 OUTSIDE"),
-        ("{'reserved:world-ipv6': ''}", "::/0 OUTSIDE"),
-        ("{'reserved:world-ipv4': '', 'reserved:world': ''}", "0.0.0.0/0 OUTSIDE"),
-        # These two nobody has, and so it stays a selector.
-        ("{'reserved:world-ipv4': '', 'reserved:world-ipv6': ''}", "reserved:world-ipv4= & reserved:world-ipv6="),
-        ("{'reserved:world-ipv4': '', app: web}", "any:app=web & reserved:world-ipv4="),
-        ("{'reserved:world': ''}", "reserved:world="),
+        *(
+            (f"{{matchLabels: {labels}}}", expected)
+            for labels, expected in [
+                ("{'reserved:world-ipv4': ''}", [V4]),
+                ("{'reserved:world-ipv6': ''}", [V6]),
+                ("{'reserved:world-ipv4': '', 'reserved:world': ''}", [V4]),
+                # These two nobody has, and so it stays a selector.
+                ("{'reserved:world-ipv4': '', 'reserved:world-ipv6': ''}", ["reserved:world-ipv4= & reserved:world-ipv6="]),
+                ("{'reserved:world-ipv4': '', app: web}", ["any:app=web & reserved:world-ipv4="]),
+                ("{'reserved:world': ''}", ["reserved:world="]),
+                ("{'reserved:kube-apiserver': ''}", ["reserved:kube-apiserver=", SERVER]),
+                ("{'reserved:kube-apiserver': '', 'reserved:world': ''}", [SERVER]),
+                ("{'reserved:kube-apiserver': '', 'reserved:world-ipv4': ''}", [SERVER]),
+                ("{'reserved:kube-apiserver': '', 'reserved:remote-node': ''}",
+                 ["reserved:kube-apiserver= & reserved:remote-node="]),
+            ]
+        ),
+        *((word("kube-apiserver", operator), [held, SERVER])
+          for operator, held in [("Exists", "reserved:kube-apiserver"), ("In", "reserved:kube-apiserver=")]),
+        *((word("world-ipv4", operator), [f"!reserved:world & {held}", V6])
+          for operator, held in [("DoesNotExist", "!reserved:world-ipv4"), ("NotIn", "reserved:world-ipv4!=")]),
+        (word("world", "DoesNotExist"), ["!reserved:world"]),
+        (word("host", "DoesNotExist"), ["!reserved:host"]),
+        (word("kube-apiserver", "DoesNotExist"),
+         ["!reserved:kube-apiserver & !reserved:world", "0.0.0.0/0-192.0.2.1/32 OUTSIDE", V6]),
     ],
-)
-def test_one_family_of_the_outside_is_its_addresses(labels: str, expected: str, section: str) -> None:
-    """A denial by it would deny nothing otherwise: the outside has one identity."""
+)  # fmt: skip
+def test_a_part_of_the_outside_is_its_addresses(selector: str, expected: list[str], section: str) -> None:
+    """The outside has one identity: a denial of a part by that would deny nothing, and an allow more than is said."""
     side = "from" if "ingress" in section else "to"
-    (found,) = compiled(f"{{{section}: [{{{side}Endpoints: [{{matchLabels: {labels}}}]}}]}}").rules
-    assert [peer(each) for each in found.peers or ()] == [expected]
+    drafts = drafts_of(policy(f"{{{section}: [{{{side}Endpoints: [{selector}]}}]}}"), cluster="blue")
+    ((found,),) = (each.rules for each in resolve(drafts, {ApiServers(): (ip_network("192.0.2.1"),)}))
+    assert sorted(peer(each) for each in found.peers or ()) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("operator", "who"), [("Exists", ""), ("In", ""), ("DoesNotExist", "k8s:NS & "), ("NotIn", "k8s:NS & ")]
+)  # fmt: skip
+def test_who_governs_pods_without_labels_means_anybody(operator: str, who: str) -> None:
+    """A pod that nobody has told of yet has no namespace: a policy of it, and of it alone, implies none of others."""
+    spec = f"{{endpointSelector: {word('init', operator)}, egress: [{{toEndpoints: [{{matchLabels: {{app: web}}}}]}}]}}"
+    (found,) = compiled(spec, clusterwide=True).rules
+    assert [peer(each) for each in found.peers or ()] == ["any:app=web" + (" & k8s:NS" if who else "")]
 
 
 @pytest.mark.parametrize("nodes", [False, True])
