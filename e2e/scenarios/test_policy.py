@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import pytest
 import yaml
+from scapy.layers.inet import ICMP, IP
 
 from pilus_lab import Lab, components, wait_for
 from pilus_lab.api import Api
@@ -32,6 +33,7 @@ NODES = ("n1", "n2")
 ADMIN_KINDS = ("adminnetworkpolicies", "baselineadminnetworkpolicies", "clusternetworkpolicies.policy.networking.k8s.io")
 SERVERS = ("web1", "web2")
 CUTS = 10
+EXISTENCE = ("Exists", "DoesNotExist")
 SOURCES = ("client", "stranger", "neighbour")
 
 
@@ -358,12 +360,23 @@ def test_why_names_the_rule_and_the_nearest_miss(world: World) -> None:
     assert step["nearest"] == near
     world.reached(9090)
     wait_for("it in the events as well", lambda: near in {event["nearest"] for event in world.events()}, 10)
+    (way,) = world.pilus("n1", "why", "a/client", "a/web1:8/ICMP")["ways"]
+    near = "TCP 8080 is allowed by CiliumNetworkPolicy a/tested spec.ingress[0]; this is ICMP type 8"
+    assert way["steps"][1]["nearest"] == near
+    within(world.prober.namespace_of("a/client"), partial(ping, world.addresses["web1"][0]))
+    wait_for("that of a ping too", lambda: near in {event["nearest"] for event in world.events()}, 10)
     (way,) = world.pilus("n1", "why", "b/neighbour", f"[{world.addresses['web1'][1]}]:8080")["ways"]
     assert "a/tested spec.ingress[0] allows it from identity" in way["steps"][1]["nearest"]
     (way,) = world.pilus("n1", "why", "a/client", "a/web2:8080")["ways"]
     assert [step["verdict"] for step in way["steps"]] == ["allow", "elsewhere"]
     words = world.lab.node("n1").exec(["pilus", "why", "world", "a/web1:8080"]).stdout
     assert "ingress of a/web1: deny, no rule means it" in words
+
+
+def ping(address: str) -> None:
+    """Ask once, and wait for nothing: this answer is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as made:
+        made.sendto(bytes(IP() / ICMP())[20:], (address, 0))
 
 
 class Stream:
@@ -477,6 +490,13 @@ def test_the_api_server_is_whom_a_pod_may_reach(world: World) -> None:
     assert [one["type"] for one in told if one["status"] == "False"] == [], "nothing of it is without effect"
     world.apply(cnp("{endpointSelector: {matchLabels: {app: stranger}}, egress: [{toEntities: [remote-node]}]}"))
     assert reached() == [False, False]
+    server_by, all_but = (f"{{matchExpressions: [{{key: 'reserved:kube-apiserver', operator: {word}}}]}}" for word in EXISTENCE)
+    for spec in (
+        f"egress: [{{toEntities: [all]}}], egressDeny: [{{toEndpoints: [{server_by}]}}]",
+        f"egress: [{{toEndpoints: [{all_but}]}}]",
+    ):
+        world.apply(cnp(f"{{endpointSelector: {{matchLabels: {{app: stranger}}}}, {spec}}}"))
+        assert reached() == [False, True], spec
 
 
 def told_of(world: World, reason: str) -> set[tuple[str, str]]:
