@@ -19,6 +19,7 @@ from pilus_api.identities import Identity
 from pilus_api.rules import Direction
 
 PACKETS = 100
+MAPS = described()["maps"]
 
 
 def telling(cluster: Cluster, chance: random.Random) -> tuple[str, Packet]:
@@ -34,7 +35,7 @@ def telling(cluster: Cluster, chance: random.Random) -> tuple[str, Packet]:
 @given(cluster=clusters(), seed=st.integers(0, 2**16))
 def test_the_tables_answer_as_the_objects_mean(cluster: Cluster, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - packets, not a secret
-    (stage, governed), tables = staged(cluster), Tables.of(described()["maps"])
+    (stage, governed), tables = staged(cluster), Tables.of(MAPS)
     stage.settle(tables)
     for _ in range(PACKETS):
         me, asked = telling(cluster, chance)
