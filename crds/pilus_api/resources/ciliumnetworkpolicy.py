@@ -40,11 +40,12 @@ class IngressRule(IngressPeers):
     @refused_unless(
         "!has(self.toPorts) || self.toPorts.all(p, !has(p.rules) || !has(p.rules.dns) || p.rules.dns.size() == 0)",
         "DNS rules are for egress",
+        "toPorts",
     )
     def no_dns(self) -> bool:
         return all(rule.l7() != "dns" for rule in self.to_ports or ())
 
-    @refused_unless("!has(self.toPorts) || self.toPorts.all(p, !has(p.listener))", "listener is for egress")
+    @refused_unless("!has(self.toPorts) || self.toPorts.all(p, !has(p.listener))", "listener is for egress", "toPorts")
     def no_listener(self) -> bool:
         return all(rule.listener is None for rule in self.to_ports or ())
 
@@ -120,6 +121,7 @@ class RuleSpec(Model):
         "!has(self.nodeSelector) || !has(self.ingress) || self.ingress.all(e, !has(e.toPorts) || e.toPorts.all(p,"
         f" !has(p.rules) || !({_L7_BUT_DNS})))",
         "a rule with nodeSelector takes no layer 7 rules on ingress",
+        "ingress",
     )
     def host_ingress(self) -> bool:
         return self.node_selector is None or not any(rule.l7() for element in self.ingress or () for rule in element.to_ports or ())
@@ -128,6 +130,7 @@ class RuleSpec(Model):
         "!has(self.nodeSelector) || !has(self.egress) || self.egress.all(e, !has(e.toPorts) || e.toPorts.all(p,"
         f" !has(p.rules) || !({_L7_BUT_DNS})))",
         "a rule with nodeSelector takes no layer 7 rules on egress but DNS",
+        "egress",
     )
     def host_egress(self) -> bool:
         return self.node_selector is None or not any(
@@ -135,11 +138,63 @@ class RuleSpec(Model):
         )
 
 
+# As parse_label reads them.
+_INIT_KEYS = ("reserved:init", "reserved.init", "$init")
+
+
+class NamespacedSpec(RuleSpec):
+    """Of a CiliumNetworkPolicy: it governs pods of its namespace."""
+
+    @refused_unless("!has(self.nodeSelector)", "nodeSelector is for CiliumClusterwideNetworkPolicy", "nodeSelector")
+    def no_nodes(self) -> bool:
+        return self.node_selector is None
+
+    @refused_unless(
+        "!has(self.endpointSelector) || (!has(self.endpointSelector.matchLabels)"
+        f" || {list(_INIT_KEYS)}.all(k, !(k in self.endpointSelector.matchLabels)))"
+        " && (!has(self.endpointSelector.matchExpressions)"
+        f" || self.endpointSelector.matchExpressions.all(e, !(e.key in {list(_INIT_KEYS)})))",
+        f"an endpointSelector with {_INIT_KEYS[0]} is for CiliumClusterwideNetworkPolicy",
+        "endpointSelector",
+    )
+    def no_init(self) -> bool:
+        held = self.endpoint_selector or LabelSelector()
+        keys = {*held.match_labels, *(requirement.key for requirement in held.match_expressions)}
+        return keys.isdisjoint(_INIT_KEYS)
+
+
+class ClusterwideSpec(RuleSpec):
+    """Of a CiliumClusterwideNetworkPolicy."""
+
+    @refused_unless(
+        "!has(self.egress) || self.egress.all(e, !has(e.toPorts) || e.toPorts.all(p, !has(p.listener)"
+        " || !has(p.listener.envoyConfig.kind) || p.listener.envoyConfig.kind != 'CiliumEnvoyConfig'))",
+        "a CiliumClusterwideNetworkPolicy cannot name a listener of the namespaced kind CiliumEnvoyConfig",
+        "egress",
+    )
+    def no_namespaced_listener(self) -> bool:
+        return not any(
+            rule.listener is not None and rule.listener.envoy_config.kind == "CiliumEnvoyConfig"
+            for element in self.egress or ()
+            for rule in element.to_ports or ()
+        )
+
+
 class RuleInSpecs(RuleSpec):
+    """Its limits go before those of the other classes that an entry of `specs` is of."""
+
     ingress: Annotated[Sequence[IngressRule], Field(max_length=MAX_ELEMENTS_IN_SPECS)] | None = None
     ingress_deny: Annotated[Sequence[IngressDenyRule], Field(max_length=MAX_ELEMENTS_IN_SPECS)] | None = None
     egress: Annotated[Sequence[EgressRule], Field(max_length=MAX_ELEMENTS_IN_SPECS)] | None = None
     egress_deny: Annotated[Sequence[EgressDenyRule], Field(max_length=MAX_ELEMENTS_IN_SPECS)] | None = None
+
+
+class NamespacedInSpecs(RuleInSpecs, NamespacedSpec):
+    pass
+
+
+class ClusterwideInSpecs(RuleInSpecs, ClusterwideSpec):
+    pass
 
 
 class Condition(Open):
@@ -176,10 +231,12 @@ class PolicyStatus(Open):
 
 
 class PolicyObject(Resource):
+    """What both kinds have in common."""
+
     schema_extra: ClassVar[dict[str, Any]] = {}
 
     spec: RuleSpec | None = None
-    specs: Annotated[Sequence[RuleInSpecs], Field(max_length=MAX_SPECS)] | None = None
+    specs: Sequence[RuleInSpecs] | None = None
     status: PolicyStatus | None = None
 
     def given(self) -> dict[str, RuleSpec]:
@@ -192,54 +249,14 @@ class PolicyObject(Resource):
         return bool(self.given())
 
 
-def _each(condition: str) -> str:
-    """CEL: `condition`, over `SPEC`, holds of spec and of each of specs.
-
-    It is written out twice, for in a list of one CEL's cost estimate forgets how long the lists within may be.
-    """
-    one, each = condition.replace("SPEC", "self.spec"), condition.replace("SPEC", "s")
-    return f"(!has(self.spec) || {one}) && (!has(self.specs) || self.specs.all(s, {each}))"
-
-
-_INIT_KEY = "reserved:init"
-
-
 class CiliumNetworkPolicy(PolicyObject):
-    @refused_unless(_each("!has(SPEC.nodeSelector)"), "nodeSelector is for CiliumClusterwideNetworkPolicy")
-    def no_nodes(self) -> bool:
-        return all(spec.node_selector is None for spec in self.given().values())
-
-    @refused_unless(
-        _each(
-            "(!has(SPEC.endpointSelector) || (!has(SPEC.endpointSelector.matchLabels)"
-            f" || !('{_INIT_KEY}' in SPEC.endpointSelector.matchLabels)) && (!has(SPEC.endpointSelector.matchExpressions)"
-            f" || SPEC.endpointSelector.matchExpressions.all(e, e.key != '{_INIT_KEY}')))"
-        ),
-        f"an endpointSelector with {_INIT_KEY} is for CiliumClusterwideNetworkPolicy",
-    )
-    def no_init(self) -> bool:
-        selectors = [spec.endpoint_selector for spec in self.given().values() if spec.endpoint_selector is not None]
-        return not any(
-            _INIT_KEY in held.match_labels or any(requirement.key == _INIT_KEY for requirement in held.match_expressions)
-            for held in selectors
-        )
+    spec: NamespacedSpec | None = None
+    specs: Annotated[Sequence[NamespacedInSpecs], Field(max_length=MAX_SPECS)] | None = None
 
 
 class CiliumClusterwideNetworkPolicy(PolicyObject):
-    @refused_unless(
-        _each(
-            "(!has(SPEC.egress) || SPEC.egress.all(e, !has(e.toPorts) || e.toPorts.all(p, !has(p.listener)"
-            " || !has(p.listener.envoyConfig.kind) || p.listener.envoyConfig.kind != 'CiliumEnvoyConfig')))"
-        ),
-        "a CiliumClusterwideNetworkPolicy cannot name a listener of the namespaced kind CiliumEnvoyConfig",
-    )
-    def no_namespaced_listener(self) -> bool:
-        return not any(
-            rule.listener is not None and rule.listener.envoy_config.kind == "CiliumEnvoyConfig"
-            for spec in self.given().values()
-            for element in spec.egress or ()
-            for rule in element.to_ports or ()
-        )
+    spec: ClusterwideSpec | None = None
+    specs: Annotated[Sequence[ClusterwideInSpecs], Field(max_length=MAX_SPECS)] | None = None
 
 
 _COLUMNS = (

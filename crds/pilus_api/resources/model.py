@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pilus_api.errors import InvalidError
 
@@ -24,14 +24,15 @@ M = TypeVar("M", bound="Model")
 S = TypeVar("S")
 
 
-def refused_unless(cel: str, message: str) -> Callable[[Check], Check]:
+def refused_unless(cel: str, message: str, field: str = "") -> Callable[[Check], Check]:
     """Mark a method of a model as a refusal: the object is refused with `message` unless it returns true.
 
-    `cel` says the same over `self`, where the model stands in the schema; "" where the model's `schema_extra` says it.
+    `cel` says the same over `self`, where the model stands in the schema; "" where the model's `schema_extra` says it. `field`: the
+    one that is wrong, as it is written; "" for the model as a whole.
     """
 
     def mark(check: Check) -> Check:
-        check.__dict__["refusal"] = {"rule": cel, "message": message}
+        check.__dict__["refusal"] = {"rule": cel, "message": message} | ({"fieldPath": f".{field}"} if field else {})
         return check
 
     return mark
@@ -83,7 +84,8 @@ class Model(BaseModel):
     def _refuse(self) -> "Model":
         for check in self._refusals:
             if not check(self):
-                raise ValueError(check.__dict__["refusal"]["message"])
+                said = check.__dict__["refusal"]
+                raise PydanticCustomError("refusal", "{message}", {"message": said["message"], "field": said.get("fieldPath", "")})
         return self
 
     @classmethod
@@ -141,8 +143,9 @@ def parse(model: type[M], obj: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(without_nulls(obj))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        first = error.errors(include_url=False)[0]
         path = ""
         for step in first["loc"]:
             path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+        path += first.get("ctx", {}).get("field", "")
         raise InvalidError(first["msg"].removeprefix("Value error, "), path) from error

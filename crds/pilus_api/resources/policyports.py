@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, WithJsonSchema
-from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from pilus_api.errors import InvalidError
+from pilus_api.expressions import Expression
 from pilus_api.resources.model import Model, Refusal, refused_unless
 
 MAX_PORTS = 40
@@ -57,10 +58,9 @@ def _any_case(words: Sequence[str]) -> str:
 
 
 def _compiles(text: str) -> bool:
-    # pydantic's own regular expressions have RE2's syntax, which is the proxy's; those of `re` have more.
     try:
-        SchemaValidator(core_schema.str_schema(pattern=text))
-    except SchemaError:
+        Expression(text, "")
+    except InvalidError:
         return False
     return True
 

@@ -1,5 +1,6 @@
 """The tables of policies that are refused and accepted, for the models and for the API server alike."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ def _policy(case: dict[str, Any]) -> dict[str, Any]:
     if kind == "CiliumNetworkPolicy":
         held["metadata"]["namespace"] = "default"
     if "object" in case:
-        return held | dict(case["object"])
-    spec = case.get("spec", {})
-    if "ports" in case:
-        many = [{"port": str(number + 1)} for number in range(case["ports"])]
-        spec = {"ingressDeny" if case.get("deny") else "ingress": [{"toPorts": [{"ports": many}]}]}
-    if "icmps" in case:
-        spec = {"ingress": [{"icmps": [{"fields": [{"type": number} for number in range(case["icmps"])]}]}]}
-    return held | {"spec": {"endpointSelector": {}} | dict(spec)}
+        held |= case["object"]
+    else:
+        held["spec"] = {"endpointSelector": {}} | case["spec"]
+    if "repeat" in case:
+        at: Any = held
+        for name, index in re.findall(r"(\w+)|\[(\d+)\]", case["path"]):
+            at = at[name or int(index)]
+        at *= case["repeat"]
+    return held
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_refused(server: Lab, refused: dict[str, Any]) -> None:
     assert done.returncode, f"accepted: {done.stdout}"
     assert "is invalid" in done.stderr
     assert refused.get("api", refused["says"]) in done.stderr
+    # What is not to match a part of the schema is named in what is said of it.
+    fields = re.findall(r"""(?:invalid:|^\*) (?:<nil>: Invalid value: "": ")?(<nil>|[\w.\[\]]+)""", done.stderr, re.MULTILINE)
+    assert any(_within(field, refused["path"]) or _within(refused["path"], field) for field in fields), (fields, done.stderr)
+
+
+def _within(inner: str, outer: str) -> bool:
+    """Of two fields; what concerns the whole object is `<nil>` to the API server, and "" to us."""
+    if "<nil>" in (inner, outer):
+        return "" in (inner, outer)
+    return bool(outer) and (inner == outer or inner.startswith((f"{outer}.", f"{outer}[")))
 
 
 def test_accepted(server: Lab, accepted: dict[str, Any]) -> None:

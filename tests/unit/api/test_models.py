@@ -24,6 +24,7 @@ def test_a_refused_policy_is_refused(refused: dict[str, Any]) -> None:
     with pytest.raises(InvalidError) as caught:
         policies_of(refused["policy"], cluster="default")
     assert refused["says"] in str(caught.value)
+    assert caught.value.path == refused["path"]
 
 
 def test_an_accepted_policy_is_accepted(accepted: dict[str, Any]) -> None:
