@@ -4,6 +4,7 @@ In: a selector that may mean somebody outside the cluster. Out: peers. The outsi
 whoever is there; of whom a selector means a part only, he is known by his address.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from pilus_api.identities import RESERVED, WORLD
@@ -13,6 +14,7 @@ from pilus_api.selectors import Operator, Requirement, Selector, selector
 
 _NAMES: Final = {f"world-ipv{peer.prefix.version}": peer for peer in OUTSIDE}
 _OF_WORLD: Final = frozenset({"world", *_NAMES})
+_TELLING: Final = frozenset({*_NAMES, "kube-apiserver"})  # one outside from another
 
 # By family, who is there: an API server, and anybody else.
 _API_SERVER: Final = {peer: reserved_labels("world", name, "kube-apiserver") for name, peer in _NAMES.items()}
@@ -24,17 +26,19 @@ _NOT_OUTSIDE: Final = Requirement(SOURCE_RESERVED, "world", Operator.DOES_NOT_EX
 
 def with_addresses(held: Selector, path: str) -> tuple[Peer, ...]:
     """Whom a selector means, those outside by their addresses if it tells one of them from another. `path` speaks of him."""
+    if not any(each.key in _TELLING for each in held.requirements):  # nearly every one: the next question costs more
+        return (held,)
     if len({held.matches(labels) for labels in _KNOWN_AS}) == 1:
         return (held,)
     found: list[Peer] = []
     if not any(_names_the_world(each) for each in held.requirements):
         found.append(selector(*held.requirements, _NOT_OUTSIDE) if held.matches(RESERVED[WORLD]) else held)
     api_servers, others = ({peer for peer, labels in known.items() if held.matches(labels)} for known in (_API_SERVER, _ANYBODY))
-    found += (peer for peer in OUTSIDE if peer in api_servers & others)
+    found += (replace(peer, by_label=True) for peer in OUTSIDE if peer in api_servers & others)
     for those, rest in ((api_servers - others, False), (others - api_servers, True)):
         if those:
             excepted = tuple(peer.prefix for peer in OUTSIDE if peer not in those)
-            found.append(AddressGroup(ApiServers(), path, excepted, rest))
+            found.append(AddressGroup(ApiServers(), path, excepted, rest, by_label=True))
     return tuple(found)
 
 

@@ -12,7 +12,20 @@ from itertools import chain
 from typing import Final
 
 from pilus_api.policy_outside import with_addresses
-from pilus_api.rules import OUTSIDE, AddressGroup, AddressPeer, CidrGroup, Direction, GroupName, Network, Peer, Policy, Rule, Scope
+from pilus_api.rules import (
+    OUTSIDE,
+    AddressGroup,
+    AddressPeer,
+    CidrGroup,
+    Direction,
+    GroupName,
+    Network,
+    OtherNodes,
+    Peer,
+    Policy,
+    Rule,
+    Scope,
+)
 from pilus_api.selectors import EVERYTHING, Operator, Requirement, Selector, selector
 
 _OPPOSITE: Final = {
@@ -109,19 +122,23 @@ def _concerns(draft: Draft, demand: Demand) -> bool:
 
 def _members(peer: Peer, groups: Groups, deny: bool) -> Iterable[Peer]:
     """A group that nobody knows is nobody where it would be allowed, and all that it could be where it is denied."""
-    if not isinstance(peer, AddressGroup):
+    if isinstance(peer, Selector):
         return (peer,)
+    nodes = groups.get(OtherNodes(), ()) if peer.by_label else ()
+    if isinstance(peer, AddressPeer):
+        return (_without_these(peer, nodes) if nodes else peer,)
     known = groups.get(peer.name)
     if known is None:
         return OUTSIDE if deny else ()
     if peer.others:
-        meant = (each.prefix for each in OUTSIDE if each.prefix not in peer.excepted)
-        return (_outside(network, (*peer.excepted, *known)) for network in meant)
-    return (_outside(network, peer.excepted) for network in known)
+        meant = (each for each in OUTSIDE if each.prefix not in peer.excepted)
+        return (_without_these(each, (*peer.excepted, *known, *nodes)) for each in meant)
+    return (_without_these(AddressPeer(network, (), Scope.OUTSIDE), (*peer.excepted, *nodes)) for network in known)
 
 
-def _outside(network: Network, excepted: Iterable[Network]) -> AddressPeer:
-    return AddressPeer(network, tuple(each for each in excepted if each.version == network.version), Scope.OUTSIDE)
+def _without_these(peer: AddressPeer, networks: Iterable[Network]) -> AddressPeer:
+    more = (each for each in networks if each.version == peer.prefix.version)
+    return replace(peer, excepted=(*peer.excepted, *more))
 
 
 def _absence(name: GroupName) -> str:
@@ -131,14 +148,17 @@ def _absence(name: GroupName) -> str:
 
 def groups_of(drafts: Iterable[Draft]) -> set[GroupName]:
     """The groups that the drafts speak of."""
-    rules = (rule for draft in drafts for rule in draft.policy.rules)
-    return {peer.name for rule in rules for peer in rule.peers or () if isinstance(peer, AddressGroup)}
+    peers = [peer for draft in drafts for rule in draft.policy.rules for peer in rule.peers or ()]
+    found = {peer.name for peer in peers if isinstance(peer, AddressGroup)}
+    by_label = any(not isinstance(peer, Selector) and peer.by_label for peer in peers)
+    return found | {OtherNodes()} if by_label else found
 
 
 def _grouped(policy: Policy, groups: Groups) -> Policy:
     """With the addresses that groups have now. A group without any is nobody, as an empty list of peers is."""
-    named = [peer for rule in policy.rules for peer in rule.peers or () if isinstance(peer, AddressGroup)]
-    if not named:
+    held = [peer for rule in policy.rules for peer in rule.peers or () if not isinstance(peer, Selector)]
+    named = [peer for peer in held if isinstance(peer, AddressGroup)]
+    if not named and not any(peer.by_label for peer in held):
         return policy
     rules = (
         rule

@@ -64,11 +64,16 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class AddressPeer:
-    """Addresses inside `prefix` and outside every one of `excepted`."""
+    """Addresses inside `prefix` and outside every one of `excepted`.
+
+    `by_label`: it stands for those outside whom a selector means. So it means no node, also where policy-cidr-match-mode has other
+    rules by address mean nodes; it must be resolved then.
+    """
 
     prefix: Network
     excepted: tuple[Network, ...]
     scope: Scope
+    by_label: bool = False
 
 
 # Every address that is outside the cluster.
@@ -100,25 +105,34 @@ class CidrGroup:
 
 @dataclass(frozen=True, slots=True)
 class ApiServers:
-    """The API servers that are on no node."""
+    """The API servers' addresses, of which those on no node have no identity."""
 
     def __str__(self) -> str:
         return "kube-apiserver"
 
 
-GroupName = Services | CidrGroup | ApiServers
+@dataclass(frozen=True, slots=True)
+class OtherNodes:
+    """Other nodes' addresses and their routers', where rules by address mean them (policy-cidr-match-mode)."""
+
+    def __str__(self) -> str:
+        return "nodes"
+
+
+GroupName = Services | CidrGroup | ApiServers | OtherNodes
 
 
 @dataclass(frozen=True, slots=True)
 class AddressGroup:
     """Addresses outside the cluster that go by a name, and change, without those of `excepted`; or with `others` all that don't. It
-    must be resolved before it is compiled. `path` is the field that speaks of it.
+    must be resolved before it is compiled. `path` is the field that speaks of it. `by_label`: as of an AddressPeer.
     """
 
     name: GroupName
     path: str
     excepted: tuple[Network, ...] = ()
     others: bool = False
+    by_label: bool = False
 
 
 # Who: an identity that the selector selects. Where: an address.

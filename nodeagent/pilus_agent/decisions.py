@@ -50,7 +50,7 @@ from pilus_api.identities import (
 from pilus_api.label_filters import IdentityFilter, NodeFilter
 from pilus_api.labels import SOURCE_RESERVED, Label, Labels
 from pilus_api.policy_kinds import BY_SHORT
-from pilus_api.rules import ApiServers, Services
+from pilus_api.rules import ApiServers, OtherNodes, Services
 from pilus_api.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -228,6 +228,7 @@ class Decisions:
             self.ipcache.put(
                 (strength, name), address_rows(known, self.node, self._ranges, api_servers, numbers.get(name, NodeNumbers()))
             )
+        self.policy.objects.group(OtherNodes(), self._nodes_by_address())
         own = self.own
         underlay = tunnel_of(own) if own else None
         if own is None or underlay is None or not self.own_ranges:
@@ -238,6 +239,13 @@ class Decisions:
             self.plan = NodePlan(underlay, routers_of(self.own_ranges), tuple(remote_ranges(held, self.node)), tunnel,
                                   self.settings.tunnel_port, self.settings.mtu, tuple(direct),
                                   self.settings.masquerade_port_range if self._masqueraded() else None)  # fmt: skip
+
+    def _nodes_by_address(self) -> tuple[Network, ...] | None:
+        """Other nodes, whom rules by address mean here although they are known; None: no rule does."""
+        if not self._cidr_nodes():
+            return None
+        others = (node for name, node in self.facts.nodes.items() if name != self.node)
+        return _networks({address for node in others for address in (*node.addresses, *node.routers)})
 
     def _place_api_servers(self) -> frozenset[Address]:
         """Outside the cluster they are known by address; on another node by identity 7; on this one by its own identity."""

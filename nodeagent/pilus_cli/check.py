@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from pilus_api.errors import InvalidError
-from pilus_api.policies import Draft, drafts_of, groups_of, is_policy, resolve
+from pilus_api.policies import drafts_of, groups_of, is_policy, resolve
 from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
 from pilus_api.resources.model import parse
 from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, CidrGroup, Direction, Policy, Rule
@@ -127,13 +127,14 @@ def _object(place: _Place, cluster: str, groups: set[str], nodes: bool) -> Itera
         if not is_policy(obj):
             return
         drafts = drafts_of(obj, cluster=cluster, nodes=nodes)
-        policies = resolve(drafts, dict.fromkeys(groups_of(drafts), ()))
+        # A requirement may bring in the API servers, of whom no rule speaks.
+        policies = resolve(drafts, dict.fromkeys({ApiServers(), *groups_of(drafts)}, ()))
     except InvalidError as error:
         yield finding(_ERROR, error.path, str(error).removeprefix(f"{error.path}: "))
         return
     for field in dict.fromkeys(field for policy in policies for field in _unenforced(policy)):
         yield finding(_WARNING, field, "is not in force yet: what it would allow is denied")
-    for rule, port in _unresolved(drafts):
+    for rule, port in _unresolved((*(draft.policy for draft in drafts), *policies)):
         effect = "denies every port of its protocol" if rule.deny else "allows nothing"
         yield finding(_WARNING, rule.origin.path, f"an address has no named port {port}: by addresses it {effect}")
     for group in sorted(
@@ -149,18 +150,23 @@ def _unenforced(policy: Policy) -> Iterator[str]:
         yield from rule.unenforced
 
 
-def _unresolved(drafts: Iterable[Draft]) -> Iterator[tuple[Rule, str]]:
+def _unresolved(policies: Iterable[Policy]) -> Iterator[tuple[Rule, str]]:
     """Egress rules that have both addresses and a named port, once for each name. The API servers' addresses are left out: whether
-    they have any here is for the cluster to say."""
-    for draft in drafts:
-        for rule in draft.policy.rules:
+    they have any here is for the cluster to say. `policies`: before their groups are resolved, and after."""
+    told = set()
+    for policy in policies:
+        for rule in policy.rules:
             by_address = any(
                 isinstance(peer, AddressPeer)
                 or (isinstance(peer, AddressGroup) and (peer.others or not isinstance(peer.name, ApiServers)))
                 for peer in rule.peers or ()
             )
-            if rule.direction is Direction.EGRESS and by_address and (rule.deny or not rule.unenforced):
-                yield from ((rule, name) for name in sorted({port.name for port in rule.ports or () if port.name}))
+            if rule.direction is not Direction.EGRESS or not by_address or (rule.unenforced and not rule.deny):
+                continue
+            for name in sorted({port.name for port in rule.ports or () if port.name}):
+                if (rule.origin, name) not in told:
+                    told.add((rule.origin, name))
+                    yield rule, name
 
 
 def files(given: Iterable[str]) -> Iterator[tuple[str, str]]:

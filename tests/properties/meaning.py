@@ -342,9 +342,9 @@ def _is_endpoint(cluster: Cluster, packet: Packet, needs: Sequence[Need]) -> Ite
     if all(met) or not any(met):
         yield _meets(packet.peer.labels, needs), False
         return
-    if packet.outside and packet.address is not None:
+    if packet.peer.outside and packet.address is not None:
         yield met[(1 if packet.address.version == 4 else 3) + _is_api_server(cluster, packet)], True
-    if packet.peer.identity != 2:
+    else:
         yield _meets(packet.peer.labels, needs), False
 
 

@@ -16,6 +16,7 @@ ACCOUNTS, FIXED = ("default", "robot"), "store"
 APPS, TIERS, TEAMS, ROLES = ("web", "api"), ("front", "back"), ("red", "green"), ("edge", "core")
 NETWORKS = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/24", "192.168.7.0/24", "8.0.0.0/5", "8.8.8.0/24", "8.8.8.8/32", "::/0", "fd00::/8",
             "fd00:1::/64", "2001:db8::/32", "2001:db8::1/128")  # fmt: skip
+ROUTER = ("10.1.255.1", "fd00:1:ff::1")  # another node's
 OUTSIDE = ("8.8.8.8", "8.8.8.9", "9.9.9.9", "1.1.1.1", "2001:db8::1", "2001:db8::2", "2a00::1")
 # As people write them, with bits beside the prefix.
 WRITTEN = (*NETWORKS, "8.8.8.77/24", "10.1.0.77/24", "2001:db8::7/32")
@@ -408,7 +409,7 @@ def clusters(draw: st.DrawFn) -> Cluster:
                 st.tuples(st.builds(given, app=pick(None, *APPS)), st.lists(st.sampled_from(OUTSIDE), max_size=2, unique=True)),
             )
         ),
-        api_servers=draw(pick((), OUTSIDE[:1], OUTSIDE[3:4], OUTSIDE[4:5], (OUTSIDE[1], OUTSIDE[6]))),
+        api_servers=draw(pick((), OUTSIDE[:1], OUTSIDE[3:4], OUTSIDE[4:5], (OUTSIDE[1], OUTSIDE[6], "192.168.7.2"))),
         ends=(*pods, *draw(others(said, governed))),
         governed=governed,
         policies=draw(policies()),

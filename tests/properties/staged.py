@@ -1,10 +1,11 @@
 """An agent's policies that has heard of all of a drawn cluster."""
 
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from tests.properties.meaning import Cluster, End
+from tests.properties.objects import ROUTER
 
 from pilus_agent.desired.endpoints import Governed
 from pilus_agent.facts import RemoteEndpoint
@@ -13,7 +14,7 @@ from pilus_agent.sources.kubernetes import policy_of
 from pilus_api.identities import RESERVED, Identity
 from pilus_api.labels import Label, Labels, canonical
 from pilus_api.policy_kinds import BY_NAME
-from pilus_api.rules import ApiServers, CidrGroup, Services
+from pilus_api.rules import ApiServers, CidrGroup, OtherNodes, Services
 from pilus_api.settings import Settings
 
 
@@ -45,6 +46,10 @@ def _told(cluster: Cluster) -> PolicyStage:
     for group, texts in cluster.groups.items():
         objects.group(CidrGroup(group), tuple(map(ip_network, texts)))
     objects.group(ApiServers(), tuple(map(ip_network, cluster.api_servers)))
+    if cluster.settings["policy_cidr_match_mode"]:
+        nodes = [end for end in cluster.ends if ("reserved", "remote-node", "") in (end.labels or ())]
+        addresses = {*map(ip_address, ROUTER), *(address for end in nodes for address in end.addresses)}
+        objects.group(OtherNodes(), tuple(map(ip_network, addresses)))
     for end in cluster.ends:
         # The outside has one number, whose labels say no family.
         if end.labels is not None and not (end.identity == 2 or RESERVED.get(Identity(end.identity)) == _labels_of(end)):

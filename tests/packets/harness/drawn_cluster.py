@@ -12,7 +12,7 @@ from tests.packets.harness.drawn import HOST_NAME, Address, Applied, Drawn, Kind
 from tests.packets.harness.node import Node
 from tests.packets.harness.wire import VXLAN_PORT
 from tests.properties.meaning import Cluster, End, Packet, decide, in_audit
-from tests.properties.objects import OUTSIDE, PORTS
+from tests.properties.objects import OUTSIDE, PORTS, ROUTER
 from tests.properties.oracle import Probe
 from tests.properties.staged import staged
 
@@ -20,9 +20,8 @@ from pilus_agent.tables import Tables
 from pilus_api.identities import FIRST_FIXED, RESERVED, WORLD, Identity
 from pilus_api.rules import Direction
 
-# Addresses that the cluster does not have: of the pods here, and of another node's router.
+# Addresses that the cluster does not have.
 _HERE = ({4: "10.1.0.97", 6: "fd00:1::97"}, {4: "10.1.0.98", 6: "fd00:1::98"})
-_ROUTER = ("10.1.255.1", "fd00:1:ff::1")
 
 
 class DrawnCluster(Drawn):
@@ -88,7 +87,7 @@ class DrawnCluster(Drawn):
 
     def _pick(self, kind: Kind) -> tuple[Address, Identity]:
         end = self._chance.choice(self._ends[kind])
-        addresses = tuple(map(ip_address, _ROUTER)) if kind == "router" else end.addresses
+        addresses = tuple(map(ip_address, ROUTER)) if kind == "router" else end.addresses
         return self._chance.choice(addresses), Identity(end.identity)
 
     def _outside(self) -> Address:

@@ -13,12 +13,14 @@ from pilus_agent.facts import EndpointSlice, Node, ServiceEndpoint
 from pilus_api.identities import HOST, KUBE_APISERVER, REMOTE_NODE, REMOTE_NODE_SCOPE, RESERVED, SCOPE_SHIFT, Identity
 from pilus_api.label_filters import NodeFilter
 from pilus_api.labels import Labels
+from pilus_api.rules import AddressPeer
 
 pytestmark = pytest.mark.usefixtures("quick")
 ON = {"enable_node_selector_labels": True}
 BLUE, RED = (("rack", "blue"),), (("rack", "red"),)
 THIRD = Node("n3", (ip_address("192.0.2.3"),), (), (ip_network("10.0.3.0/24"),))
 FROM_BLUE = {"endpointSelector": {}, "ingress": [{"fromNodes": [{"matchLabels": {"rack": "blue"}}]}]}
+TO_IPV4 = {"matchLabels": {"reserved:world-ipv4": ""}}
 TO_BLUE = {"endpointSelector": {}, "egress": [{"toNodes": [{"matchLabels": {"rack": "blue"}}]}]}
 
 
@@ -296,3 +298,23 @@ async def test_address_rules_mean_nodes_if_the_settings_say_so(kernel: FakeKerne
         await world.realise()
         ((_, row),) = world.rows("settings")
         assert row["flags"] & 16 == bit
+
+
+@pytest.mark.parametrize("mode", [(), ("nodes",)])
+async def test_a_selector_of_a_family_means_no_node_by_its_address(kernel: FakeKernel, mode: tuple[str, ...]) -> None:
+    """Whatever the settings say of address rules; and when nodes come, it is put together anew."""
+    world = populated(kernel, policy_cidr_match_mode=mode)
+    world.wiring.put("cnp", "default/out", policy("out", {"endpointSelector": {}, "egress": [{"toEndpoints": [TO_IPV4]}]}))
+
+    def excepted() -> set[str]:
+        ((found,),) = (each.rules for each in world.wiring.desired.policy.objects.policies["cnp/default/out"])
+        ((peer,),) = (found.peers or (),)
+        assert isinstance(peer, AddressPeer)
+        return {str(network) for network in peer.excepted}
+
+    async with world.running():
+        await world.realise()
+        assert excepted() == ({"192.0.2.2/32", "10.0.2.1/32"} if mode else set())
+        world.wiring.put("nodes", "n3", THIRD)
+        await world.realise()
+        assert excepted() == ({"192.0.2.2/32", "192.0.2.3/32", "10.0.2.1/32"} if mode else set())

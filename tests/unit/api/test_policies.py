@@ -8,7 +8,7 @@ import yaml
 
 from pilus_api.errors import InvalidError
 from pilus_api.labels import Labels, parse_label
-from pilus_api.policies import drafts_of, policies_of, resolve
+from pilus_api.policies import drafts_of, groups_of, policies_of, resolve
 from pilus_api.rules import (
     AddressPeer,
     ApiServers,
@@ -16,6 +16,7 @@ from pilus_api.rules import (
     Direction,
     GroupName,
     Network,
+    OtherNodes,
     Peer,
     Policy,
     Ports,
@@ -323,6 +324,29 @@ def test_a_part_of_the_outside_is_its_addresses(selector: str, expected: list[st
     drafts = drafts_of(policy(f"{{{section}: [{{{side}Endpoints: [{selector}]}}]}}"), cluster="blue")
     ((found,),) = (each.rules for each in resolve(drafts, {ApiServers(): (ip_network("192.0.2.1"),)}))
     assert sorted(peer(each) for each in found.peers or ()) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("{toEndpoints: [{matchLabels: {'reserved:world-ipv4': ''}}]}", ["0.0.0.0/0-198.51.100.1/32 OUTSIDE"]),
+        ("{toEndpoints: [{matchLabels: {'reserved:kube-apiserver': '', 'reserved:world': ''}}]}",
+         ["192.0.2.1/32-198.51.100.1/32 OUTSIDE"]),
+        (f"{{toEndpoints: [{word('kube-apiserver', 'DoesNotExist')}]}}",
+         ["!reserved:kube-apiserver & !reserved:world", "0.0.0.0/0-192.0.2.1/32-198.51.100.1/32 OUTSIDE",
+          "::/0-2001:db8::1/128 OUTSIDE"]),
+        ("{toCIDR: [0.0.0.0/0]}", ["0.0.0.0/0 OUTSIDE"]),
+        ("{toEntities: [kube-apiserver]}", ["reserved:kube-apiserver=", "192.0.2.1/32 OUTSIDE"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("section", ["egress", "egressDeny"])
+def test_where_addresses_mean_nodes_a_selector_means_none_by_them(section: str, spec: str, expected: list[str]) -> None:
+    """Else one that excludes nodes by name would let them in by their addresses."""
+    drafts = drafts_of(policy(f"{section}: [{spec}]"), cluster="blue")
+    nodes = (ip_network("198.51.100.1"), ip_network("2001:db8::1"))
+    assert (OtherNodes() in groups_of(drafts)) == ("Endpoints" in spec), "whoever puts them together does it anew when nodes move"
+    ((found,),) = (each.rules for each in resolve(drafts, {ApiServers(): (ip_network("192.0.2.1"),), OtherNodes(): nodes}))
+    assert [peer(each) for each in found.peers or ()] == expected
 
 
 @pytest.mark.parametrize(
