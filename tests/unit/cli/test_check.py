@@ -203,6 +203,9 @@ OUT = GOOD.replace("ingress:", "egress:").replace("fromEndpoints: [{matchLabels:
         ("toEndpoints: [{}]", False), ("toEntities: [cluster]", False),
         ("toCIDR: [192.0.2.0/24]", True), ("toCIDRSet: [{cidr: 192.0.2.0/24, except: [192.0.2.1/32]}]", True),
         ("toCIDRSet: [{cidrGroupRef: partners}]", True),
+        ("toEndpoints: [{matchLabels: {'reserved:world-ipv4': ''}}]", True),
+        ("toEndpoints: [{matchExpressions: [{key: 'reserved:kube-apiserver', operator: DoesNotExist}]}]", True),
+        ("toEndpoints: [{matchExpressions: [{key: 'reserved:kube-apiserver', operator: Exists}]}]", False),
     ],
 )  # fmt: skip
 def test_a_named_port_of_an_address_is_told(peers: str, told: bool) -> None:
@@ -217,6 +220,24 @@ def test_a_named_port_of_an_address_is_told(peers: str, told: bool) -> None:
     assert of(policy.replace("egress:", "egressDeny:")) == ([denied] if told else [])
     assert of(policy.replace("http", '"80"')) == []
     assert of(policy.replace("TCP}]", "TCP}]\n      rules: {http: [{}]}")) == [], "it allows nothing as it is"
+
+
+def test_a_requirement_about_api_servers_leaves_the_others_in_force() -> None:
+    """No rule speaks of API servers here until the requirement does; then it is of addresses."""
+    policy = """\
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: all}
+spec:
+  endpointSelector: {}
+  egress:
+  - toEndpoints: [{matchExpressions: [{key: "reserved:host", operator: DoesNotExist}]}]
+    toPorts: [{ports: [{port: http, protocol: TCP}]}]
+  - toRequires: [{matchExpressions: [{key: "reserved:kube-apiserver", operator: DoesNotExist}]}]
+"""
+    (line,) = lines(found(policy))
+    told = "spec.egress[0]: an address has no named port http: by addresses it allows nothing"
+    assert line.endswith(f"warning: CiliumClusterwideNetworkPolicy all: {told}")
 
 
 def test_a_named_port_of_an_ip_block_is_told() -> None:

@@ -297,6 +297,27 @@ def test_the_api_server_is_where_it_says() -> None:
     assert {str(peer) for peer in one.peers} == {"7", "192.0.2.9/32"}
 
 
+@pytest.mark.parametrize(
+    ("peers", "expected"),
+    [
+        ("{toCIDR: [0.0.0.0/0, '::/0']}", set()),
+        ("{toEndpoints: [{matchLabels: {'reserved:world-ipv4': ''}}]}", {"::/0"}),
+        ("{toEndpoints: [{matchExpressions: [{key: 'reserved:kube-apiserver', operator: DoesNotExist},"
+         " {key: 'reserved:world', operator: Exists}]}]}", {"192.0.2.9/32"}),
+        ("{toEntities: [none]}", {"2", "9", "10"}),
+    ],
+)  # fmt: skip
+def test_of_the_outside_those_are_told_that_fare_otherwise(peers: str, expected: set[str]) -> None:
+    """It has one number, and rows for parts of it may say the same as one for all."""
+    world, part = (
+        policy(f"{{endpointSelector: {{matchLabels: {{app: web}}}}, egress: [{each}]}}")
+        for each in ("{toEntities: [world]}", peers)
+    )
+    there = cluster(world, groups={ApiServers(): (ip_network("192.0.2.9/32"),)})
+    found = {str(peer): change.allowed for one in compare(there, [part]) for peer in one.peers for change in one.changes}
+    assert found == dict.fromkeys(expected, False)
+
+
 # -- printing -------------------------------------------------------------------------------------------------------------------
 
 

@@ -12,12 +12,14 @@ from pilus_agent.desired.policy.addresses import longest
 from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, Answer, Decision, Layers, combine
 from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PORTS, PortTable
 from pilus_agent.desired.policy.tables import CompiledPolicy
-from pilus_api.identities import WORLD, Identity
-from pilus_api.rules import Direction, Network, Origin, Scope
+from pilus_api.identities import WORLD, WORLD_IPV4, WORLD_IPV6, Identity
+from pilus_api.rules import OUTSIDE, Direction, Network, Origin, Scope
 
 # Protocols that policies speak of, and one that stands for those that none does.
 KNOWN: Final = (1, 6, 17, 58, 132)
 OTHER: Final = 255
+
+_OUTSIDE: Final = frozenset({WORLD, WORLD_IPV4, WORLD_IPV6})
 
 # An identity, or addresses outside the cluster.
 Peer = Identity | Network
@@ -44,7 +46,10 @@ def differences(
     found: dict[tuple[Change, ...], list[Peer]] = {}
     memo: dict[tuple[object, ...], tuple[Change, ...]] = {}
     networks = _networks((before, after), direction)
-    peers: Iterable[tuple[Peer, int | None]] = (*((identity, None) for identity in identities), *networks.items())
+    # Where a row means a whole family, the outside is its families: it has no address that would say which.
+    told = _OUTSIDE if any(not network.prefixlen for network in networks) else frozenset()
+    numbers = (identity for identity in identities if identity not in told)
+    peers: Iterable[tuple[Peer, int | None]] = (*((identity, None) for identity in numbers), *networks.items())
     for peer, address in peers:
         sides = [_Side(policy, direction, peer, address) for policy in (before, after)]
         key = tuple(side.name for side in sides)
@@ -56,9 +61,13 @@ def differences(
 
 
 def _networks(policies: Iterable[CompiledPolicy | None], direction: Direction) -> dict[Network, int]:
-    """Prefixes that a row of either has, with an address that is in no smaller one of them; those without one are no peers."""
+    """Prefixes that a row of either has, with an address that is in no smaller one of them; those without one are no peers. Of two
+    families both or neither stand for themselves."""
     rows = [key for policy in policies if policy for key in policy.directions[direction].cidrs]
-    networks = sorted({key.network for key in rows if key.scope is Scope.OUTSIDE}, key=lambda one: (one.version, one))
+    told = {key.network for key in rows if key.scope is Scope.OUTSIDE}
+    if any(not network.prefixlen for network in told):
+        told |= {peer.prefix for peer in OUTSIDE}
+    networks = sorted(told, key=lambda one: (one.version, one))
     found = {}
     for network in networks:
         address = int(network.network_address)
