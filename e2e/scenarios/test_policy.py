@@ -1,6 +1,7 @@
 """What people declare is what happens: policies applied by kubectl, connections between real pods on two nodes, v4 and v6."""
 
 import json
+import os
 import socket
 import statistics
 import threading
@@ -11,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -18,7 +20,7 @@ from scapy.layers.inet import ICMP, IP
 
 from pilus_lab import Lab, components, wait_for
 from pilus_lab.api import Api
-from pilus_lab.probe import Probe, Prober, Protocol, within
+from pilus_lab.probe import Probe, Prober, Protocol, namespace_of_process, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -33,6 +35,7 @@ NODES = ("n1", "n2")
 ADMIN_KINDS = ("adminnetworkpolicies", "baselineadminnetworkpolicies", "clusternetworkpolicies.policy.networking.k8s.io")
 SERVERS = ("web1", "web2")
 CUTS = 10
+METRICS = "http://127.0.0.1:9965/metrics"  # the observer's
 EXISTENCE = ("Exists", "DoesNotExist")
 SOURCES = ("client", "stranger", "neighbour")
 
@@ -121,6 +124,21 @@ class World:
         """The last ones of both nodes."""
         lines = [self.lab.node(node).exec(["pilus", "-o", "json", "monitor", "--last=500", "--no-follow"]).stdout for node in NODES]
         return [json.loads(line) for held in lines for line in held.splitlines()]
+
+    def shown(self, name: str) -> dict[str, str]:
+        """What `kubectl get cnp` says of a policy, but for its age."""
+        header, row = self.lab.kubectl("get", "cnp", name, "--namespace=a").stdout.splitlines()
+        found = dict(zip(header.split(), row.split(), strict=True))
+        return {column: found[column] for column in ("VALID", "SELECTED", "ENFORCED", "MODE")}
+
+    def metric(self, node: str, name: str) -> float:
+        """What the node's observer counts; 0 for what it has not counted yet."""
+        namespace = namespace_of_process(self.lab.node(node).orders.first_process())
+        try:
+            text: str = within(namespace, lambda: urlopen(METRICS, timeout=5).read().decode())
+        finally:
+            os.close(namespace)
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
     def _realised(self, uid: str) -> bool:
         nodes = self.lab.get("pilusnodestatuses")
@@ -330,13 +348,16 @@ def test_audit_mode_changes_nothing_and_tells_what_it_would(world: World) -> Non
     assert world.reached() == ALL
     owner = "default deny of CiliumNetworkPolicy a/tested"
     wait_for("AUDIT in the events", lambda: world.audited() == {owner}, 10)
-    shown = world.lab.kubectl("get", "cnp", "tested", "--namespace=a").stdout.splitlines()
-    assert dict(zip(shown[0].split(), shown[1].split(), strict=True))["MODE"] == "audit"
+    assert world.shown("tested") == {"VALID": "True", "SELECTED": "2", "ENFORCED": "2/2", "MODE": "audit"}
+    wait_for(
+        "connections to be counted", lambda: world.metric("n1", 'pilus_audited_connections_total{direction="INGRESS"}') >= 1, 10
+    )
     (way,) = world.pilus("n1", "why", "b/neighbour", "a/web1:8080")["ways"]
     assert way["allowed"]
     assert way["steps"][1]["audit"]["rule"] == owner
     world.lab.kubectl("annotate", "cnp", "tested", "--namespace=a", "pilus.io/mode-")
     world.until("it is enforced", {"client>web1", "client>web2"})
+    wait_for("it to be shown", lambda: world.shown("tested")["MODE"] == "enforce", 10)
     world.lab.kubectl("annotate", "namespace", "a", "pilus.io/mode=audit")
     world.until("its namespace is in audit mode", ALL)
     world.lab.kubectl("annotate", "cnp", "tested", "--namespace=a", "pilus.io/mode=enforce")

@@ -28,7 +28,7 @@ from tests.properties.worlds import worlds
 
 pytestmark = pytest.mark.kernel
 
-PROBES: Final = 80  # of a world; of a cluster, where each costs more, half as many
+PROBES: Final = 60  # of a world; of a cluster, where each costs more, half as many
 SHOT, REDIRECT = 2, 7  # TC_ACT_*
 
 

@@ -22,6 +22,7 @@ from scapy.layers import inet
 from scapy.layers.inet6 import IPv6
 from tests.packets.harness import netns
 from tests.packets.harness.drawn import HOST_NAME, Drawn
+from tests.packets.harness.drawn_cluster import DrawnCluster
 from tests.packets.harness.drawn_world import DrawnWorld
 from tests.packets.harness.node import Node
 from tests.packets.harness.scenario import FromOutside, FromPod, Point
@@ -30,6 +31,8 @@ from tests.packets.harness.ways import BEHIND_A_NODE, ICMPS, MARK, MARK_LENGTH, 
 from tests.packets.harness.wire import VXLAN_PORT, Wire, heard, listener
 from tests.packets.harness.world import World as Uplink
 from tests.properties.conftest import WORLDS
+from tests.properties.meaning import Cluster
+from tests.properties.objects import clusters
 from tests.properties.oracle import World
 from tests.properties.worlds import worlds
 from tests.soak import longer
@@ -130,10 +133,10 @@ def _send(net: Net, drawn: Drawn, trial: Trial, expected: Verdict) -> None:
 
 
 def _ask(
-    net: Net, world: World, seed: int, ways_of: Callable[[Ways, Drawn], list[Callable[[], Trial]]], tunnel: bool | None
+    net: Net, drawn_of: Callable[[Random], Drawn], seed: int, ways_of: Callable[[Ways, Drawn], list[Callable[[], Trial]]]
 ) -> None:
     chance = Random(seed)  # noqa: S311 - probes, not a secret
-    drawn = DrawnWorld(net.node, world, chance, tunnel=tunnel)
+    drawn = drawn_of(chance)
     drawn.write()
     net.listen()
     net.arrived.clear()
@@ -172,7 +175,13 @@ def _with_tunnel(ways: Ways, _: Drawn) -> list[Callable[[], Trial]]:
 @SAMPLE
 @given(world=worlds(), seed=SEEDS)
 def test_what_arrives_in_the_node_and_through_the_tunnel(tunnel: Net, world: World, seed: int) -> None:
-    _ask(tunnel, world, seed, _with_tunnel, tunnel=True)
+    _ask(tunnel, lambda chance: DrawnWorld(tunnel.node, world, chance, tunnel=True), seed, _with_tunnel)
+
+
+@SAMPLE
+@given(cluster=clusters(), seed=SEEDS)
+def test_what_objects_let_arrive_in_the_node_and_through_the_tunnel(tunnel: Net, cluster: Cluster, seed: int) -> None:
+    _ask(tunnel, lambda chance: DrawnCluster(tunnel.node, cluster, chance, tunnel=True), seed, _with_tunnel)
 
 
 # -- the node with its uplink ----------------------------------------------------------------------------------------------
@@ -204,4 +213,10 @@ def _with_uplink(ways: Ways, drawn: Drawn) -> list[Callable[[], Trial]]:
 @SAMPLE
 @given(world=worlds(), seed=SEEDS)
 def test_what_arrives_by_the_uplink(uplink: Net, world: World, seed: int) -> None:
-    _ask(uplink, world, seed, _with_uplink, tunnel=None)
+    _ask(uplink, lambda chance: DrawnWorld(uplink.node, world, chance, tunnel=None), seed, _with_uplink)
+
+
+@SAMPLE
+@given(cluster=clusters(), seed=SEEDS)
+def test_what_objects_let_arrive_by_the_uplink(uplink: Net, cluster: Cluster, seed: int) -> None:
+    _ask(uplink, lambda chance: DrawnCluster(uplink.node, cluster, chance), seed, _with_uplink)

@@ -2,15 +2,12 @@
 
 import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, core, settings
 from structlog.testing import capture_logs
+from tests import seeds
 from tests.soak import SOAK, longer
-
-SEEDS = Path(__file__).parents[2] / "build/seeds"
 
 settings.register_profile(
     "worlds",
@@ -22,8 +19,8 @@ settings.register_profile(
 )
 WORLDS = settings.get_profile("worlds")
 
-# Each is reached on ten roads, or its rows are counted: the long form has a fifth of them.
-settings.register_profile("roads", settings.get_profile("worlds"), max_examples=longer(SOAK // 5, SOAK))
+# Each is reached on ten roads, or its rows are counted: the long form has a tenth of them.
+settings.register_profile("roads", settings.get_profile("worlds"), max_examples=longer(SOAK // 10, SOAK))
 ROADS = settings.get_profile("roads")
 
 # Objects as somebody hostile would write them cost more each: 100, or PILUS_SOAK of them.
@@ -40,17 +37,12 @@ if core.global_force_seed is None:
     core.global_force_seed = longer(secrets.randbits(32), _KEPT)  # type: ignore[assignment]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    seeds.keep(config)
+
+
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     """Policies that make no sense are drawn by the thousand, and a long run shows what is printed."""
     with capture_logs():
         yield
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
-    """Tell the seed and keep it, with what came of it."""
-    told = f"{core.global_force_seed} {SOAK} worlds, exit status {int(exitstatus)}"
-    terminalreporter.write_line(f"--hypothesis-seed={told}")
-    SEEDS.parent.mkdir(exist_ok=True)
-    with SEEDS.open("a") as file:
-        file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {told}\n")

@@ -142,6 +142,7 @@ def _lifelines(cluster: Cluster, packet: Packet) -> Iterator[str]:
         "apiserver": ((of, port) == (TCP, 6443), server and of == TCP),
         "tunnel": (node and (of, port) == (UDP, 8472),) * 2,
         "udp/53-79": (of == UDP and 53 <= port <= 79, False),
+        "dhcp": (of == UDP and port in (68, 546), of == UDP and port in (67, 547)),
     }
     cut = {
         word
@@ -175,6 +176,9 @@ def _labels(end: End) -> frozenset[Label]:
 
 
 def _key(text: str) -> tuple[str, str]:
+    for sign in ("$", "reserved."):
+        if text.startswith(sign):
+            return "reserved", text.removeprefix(sign)
     source, colon, key = text.partition(":")
     return (source, key) if colon else ("any", text)
 

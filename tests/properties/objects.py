@@ -20,9 +20,10 @@ ROUTER = ("10.1.255.1", "fd00:1:ff::1")  # another node's
 OUTSIDE = ("8.8.8.8", "8.8.8.9", "9.9.9.9", "1.1.1.1", "2001:db8::1", "2001:db8::2", "2a00::1")
 # As people write them, with bits beside the prefix.
 WRITTEN = (*NETWORKS, "8.8.8.77/24", "10.1.0.77/24", "2001:db8::7/32")
-PORTS = (1, 22, 53, 79, 80, 80, 80, 80, 81, 443, 2379, 6443, 8080, 8080, 8080, 8472, 10250, 65535)
+PORTS = (1, 22, 53, 67, 68, 79, 80, 80, 80, 80, 80, 81, 443, 546, 2379, 6443, 8080, 8080, 8080, 8080, 8472, 10250, 65535)
 TEXTS = ("0", "00", "80", "80", "80", "0120", "8080", "8080", "22", "65535", "http", "HTTP", "dns")
 NAMES = ("http", "dns")
+LIFELINES = ((), ("ssh",), ("ssh", "etcd"), ("apiserver",), ("kubelet", "tunnel"), ("udp/53-79",), ("dhcp",))
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 
@@ -73,7 +74,8 @@ _OF_PODS = ("app", "k8s:app", "any:tier", "tier", "app", "node:role")
 _OF_SPACES = (f"k8s:{NAMESPACE}", NAMESPACE, f"k8s:{NAMESPACE_LABELS}team", f"{NAMESPACE_LABELS}team")
 subjects = selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{ACCOUNT}"))
 subjects_anywhere = selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{ACCOUNT}", *["reserved:init"] * 4, f"reserved:{FIXED}"))
-_RESERVED = tuple(f"reserved:{name}" for name in (*LOCAL, "world", "world-ipv4", "world-ipv6", *["kube-apiserver"] * 3, FIXED))
+_NAMES = (*LOCAL, "world", "world-ipv4", "world-ipv6", *["kube-apiserver"] * 3, FIXED)
+_RESERVED = (*(f"reserved:{name}" for name in _NAMES), "$host", "reserved.world")
 peers = st.one_of(
     selectors(_OF_PODS),
     selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{CLUSTER}", f"k8s:{ACCOUNT}")),
@@ -116,7 +118,7 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def port_rules(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
     if not deny and draw(pick(*[False] * 5, True)):
-        port = {"port": draw(pick("80", "8080", "443")), "protocol": "TCP"}
+        port = given(port=draw(pick("80", "8080", "443", "http")), endPort=draw(pick(None, None, 8080)), protocol="TCP")
         restricting: list[dict[str, Any]] = [
             {"rules": {"http": [{"method": "GET"}]}},
             {"serverNames": ["a.example"]},
@@ -129,7 +131,10 @@ def port_rules(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
         if egress:
             restricting.append({"rules": {"dns": [{"matchPattern": "*"}]}})
             restricting.append({"listener": {"envoyConfig": {"kind": "CiliumClusterwideEnvoyConfig", "name": "a"}, "name": "b"}})
-        return {"ports": [port], **draw(st.sampled_from(restricting))}
+        found = draw(st.sampled_from(restricting))
+        if "dns" in found.get("rules", {}):  # takes no range, and need not be of TCP
+            port = draw(pick({"port": "53", "protocol": "UDP"}, {"port": "53"}, {"port": "dns", "protocol": "TCP"}))
+        return {"ports": [port], **found}
     return given(ports=draw(st.one_of(st.lists(transport_ports(), min_size=1, max_size=3), st.just([]), st.none())))
 
 
@@ -169,7 +174,7 @@ def elements(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
         element[f"{side}{sort}"] = draw(listed(sorts[sort]))
     if draw(pick(*[False] * 4, True)):
         element[f"{side}Requires"] = draw(st.lists(peers, max_size=2))
-    match draw(pick("no", "ports", "ports", "icmps")) if sort != "Services" else "no":
+    match draw(pick("no", "icmps")) if sort == "Services" else draw(pick("no", "ports", "ports", "icmps")):
         case "ports":
             element["toPorts"] = draw(listed(port_rules(egress, deny)))
         case "icmps":
@@ -333,7 +338,7 @@ def admin(draw: st.DrawFn, name: str) -> dict[str, Any]:
         spec["priority"] = draw(pick(0, 1, 1000))
     if kind == "ClusterNetworkPolicy":
         spec["tier"] = draw(pick("Admin", "Baseline"))
-    for section in ("ingress", "egress"):
+    for section in draw(pick(("ingress", "egress"), ("ingress", "egress"), ("ingress",), ("egress",))):
         spec[section] = draw(listed(admin_rules(kind, section == "egress")))
     said = draw(metadata(name, False))
     return {"apiVersion": f"policy.networking.k8s.io/{version}", "kind": kind, "metadata": said, "spec": spec}
@@ -349,7 +354,7 @@ def settings(draw: st.DrawFn) -> dict[str, Any]:
         "policy_audit_mode": draw(pick(False, False, False, False, True)),
         "enable_node_selector_labels": draw(st.booleans()),
         "enable_host_firewall": draw(pick(None, None, True, False)),
-        "host_firewall_lifelines": draw(pick((), ("ssh",), ("ssh", "etcd"), ("apiserver",), ("kubelet", "tunnel"), ("udp/53-79",))),
+        "host_firewall_lifelines": draw(st.sampled_from(LIFELINES)),
         "policy_cidr_match_mode": draw(pick((), ("nodes",))),
     }
 

@@ -27,8 +27,8 @@ _HERE = ({4: "10.1.0.97", 6: "fd00:1::97"}, {4: "10.1.0.98", 6: "fd00:1::98"})
 class DrawnCluster(Drawn):
     ports = tuple(port for port in PORTS if port != VXLAN_PORT)  # what is for a node's tunnel no policy decides
 
-    def __init__(self, node: Node, cluster: Cluster, chance: Random) -> None:
-        super().__init__(node, chance, tunnel=None, nodes_count=cluster.settings["policy_cidr_match_mode"] == ("nodes",))
+    def __init__(self, node: Node, cluster: Cluster, chance: Random, *, tunnel: bool | None = None) -> None:
+        super().__init__(node, chance, tunnel=tunnel, nodes_count=cluster.settings["policy_cidr_match_mode"] == ("nodes",))
         self._cluster = cluster
         self._stage, self._governed = staged(cluster)
         self._tables = Tables.of(node.datapath.description["maps"])
@@ -39,15 +39,16 @@ class DrawnCluster(Drawn):
             self.pods += (replace(pod, identity=cluster.governed[name].identity, addresses=addresses),)
             self._names[pod.name] = name
         nodes = [end for end in cluster.ends if ("reserved", "remote-node", "") in (end.labels or ())]
+        told = [end for end in cluster.ends if end.labels is not None and end not in nodes]
         self._ends: dict[Kind, list[End]] = {
-            "pod": [end for end in cluster.ends if end.identity >= FIRST_FIXED and end not in nodes and end.labels is not None],
+            "pod": [end for end in told if end.identity >= FIRST_FIXED],  # no tunnel takes a reserved number from a pod
             "node": nodes, "router": nodes,
             "world": [end for end in cluster.ends if end.outside],
             "stranger": [end for end in cluster.ends if end.labels is None],
         }  # fmt: skip
         self._by_number = {end.identity: end for end in (*cluster.governed.values(), *cluster.ends)}
-        told = {Identity(number) for number, end in self._by_number.items() if end.labels is not None}
-        self.known = told | RESERVED.keys()
+        known = {Identity(number) for number, end in self._by_number.items() if end.labels is not None}
+        self.known = known | RESERVED.keys()
         # The setting makes `enable-policy: always` audit, too, which no object says.
         self.audits = cluster.settings["policy_audit_mode"] or any(in_audit(cluster, policy) for policy in cluster.policies)
 

@@ -573,6 +573,17 @@ def test_policies_of_another_namespace_are_left_whole() -> None:
     assert together(policy(REQUIRES), other)[1:] == policies_of(other, cluster="blue")
 
 
+def test_a_reserved_label_exempts_no_requirement() -> None:
+    """From the namespace that is implied, as it does a peer: who requires a host's label in a namespace is met by nobody."""
+    spec = (
+        "{ingress: [{fromRequires: [{matchLabels: {'reserved:host': ''}}], fromEndpoints: [{matchLabels: {'reserved:host': ''}}]}]}"
+    )
+    assert rule(compiled(spec).rules[0]) == "allow k8s:NS=N & reserved:host= : *"
+    assert rule(compiled(spec.replace("fromRequires: [{matchLabels: {'reserved:host': ''}}], ", "")).rules[0]) == (
+        "allow reserved:host= : *"
+    )
+
+
 def test_requirements_of_deny_bind_deny() -> None:
     spec = "ingressDeny: [{fromRequires: [{matchLabels: {env: prod}}]}, {fromEndpoints: [{}]}]\ningress: [{fromEndpoints: [{}]}]"
     assert [rule(each) for each in compiled(spec).rules] == [

@@ -20,6 +20,11 @@ COUNTS = [
     Count("pod_from", "egress", 133, "Policy denied", 3, 300),
     Count("hook 9", None, 133, "Policy denied", 1, 100),
 ]
+AUDITED = [
+    Count("pod_from", "egress", 0, None, 2, 200, audited=True),
+    Count("pod_to", "ingress", 0, None, 4, 400, audited=True),
+    Count("overlay_from", "ingress", 0, None, 1, 100, audited=True),
+]
 
 
 def test_counters_of_hooks_that_see_the_same_way_are_summed() -> None:
@@ -43,6 +48,16 @@ def test_what_is_counted_exactly() -> None:
         'pilus_forward_packets_total{direction="EGRESS"} 7.0',
         'pilus_forward_bytes_total{direction="EGRESS"} 700.0',
         'hubble_lost_events_total{source="observer_events_queue"} 0.0',
+    } <= found
+
+
+def test_what_policies_in_audit_mode_would_refuse_is_counted_beside_what_passes() -> None:
+    """What passed was counted as such already."""
+    found = lines(Metrics(History()), COUNTS + AUDITED)
+    assert {
+        'pilus_audited_connections_total{direction="EGRESS"} 2.0',
+        'pilus_audited_connections_total{direction="INGRESS"} 5.0',
+        'pilus_forward_packets_total{direction="EGRESS"} 7.0',
     } <= found
 
 
