@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.properties.conftest import WORLDS
 
 from pilus_api.errors import InvalidError
 from pilus_api.label_filters import DEFAULT_IGNORED, DEFAULT_INCLUDED, IdentityFilter, label_prefix
@@ -161,6 +162,7 @@ entries = st.builds(
 keys = st.sampled_from([*RELEVANT, *IRRELEVANT, "appx", "teamx", "a", "b"])
 
 
+@WORLDS
 @given(st.lists(entries, max_size=4), st.lists(st.builds(Label, st.sampled_from(["k8s", "cidr", "reserved"]), keys, st.just("v"))))
 def test_the_filter_against_the_rules(extra: list[str], labels: list[Label]) -> None:
     held = canonical(labels)
