@@ -34,15 +34,25 @@ class Api:
         self._command = [*lab.kubectl_command(), "proxy", f"--unix-socket={self._path}"]
 
     def __enter__(self) -> Self:
+        # An earlier proxy's: whoever waits for the file would find it, and nobody behind it.
+        self._path.unlink(missing_ok=True)
         self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait_for("kubectl proxy", self._path.exists, 30)
         self._connection = _Connection(self._path)
+        wait_for("kubectl proxy", self._answers, 30)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._connection.close()
         self._process.terminate()
         self._process.wait(20)
+
+    def _answers(self) -> bool:
+        try:
+            self._connection.connect()
+        except OSError:
+            self._connection.close()
+            return False
+        return True
 
     def ask(self, method: str, path: str, body: Object | None = None, kind: str = "application/json") -> Object:
         text = None if body is None else json.dumps(body)
