@@ -31,7 +31,7 @@ def with_addresses(held: Selector, path: str) -> tuple[Peer, ...]:
     if len({held.matches(labels) for labels in _KNOWN_AS}) == 1:
         return (held,)
     found: list[Peer] = []
-    if not any(_names_the_world(each) for each in held.requirements):
+    if not held.names(SOURCE_RESERVED, _OF_WORLD):
         found.append(selector(*held.requirements, _NOT_OUTSIDE) if held.matches(RESERVED[WORLD]) else held)
     api_servers, others = ({peer for peer, labels in known.items() if held.matches(labels)} for known in (_API_SERVER, _ANYBODY))
     found += (replace(peer, by_label=True) for peer in OUTSIDE if peer in api_servers & others)
@@ -40,7 +40,3 @@ def with_addresses(held: Selector, path: str) -> tuple[Peer, ...]:
             excepted = tuple(peer.prefix for peer in OUTSIDE if peer not in those)
             found.append(AddressGroup(ApiServers(), path, excepted, rest, by_label=True))
     return tuple(found)
-
-
-def _names_the_world(held: Requirement) -> bool:
-    return held.source == SOURCE_RESERVED and held.key in _OF_WORLD and held.operator in (Operator.IN, Operator.EXISTS)

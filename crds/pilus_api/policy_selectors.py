@@ -92,8 +92,7 @@ def peer(held: LabelSelector, namespace: str, path: str, *, init: bool, requires
 
 
 def governs_init(held: Selector) -> bool:
-    named = (each for each in held.requirements if each.operator in (Operator.IN, Operator.EXISTS))
-    return any(each.source == SOURCE_RESERVED and each.key == "init" for each in named)
+    return held.names(SOURCE_RESERVED, ("init",))
 
 
 def _reserved(name: str) -> Selector:

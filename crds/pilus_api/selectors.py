@@ -4,8 +4,10 @@ A selector is a conjunction of requirements; the empty one selects everything. A
 looked up in every source but `node`.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from pilus_api.labels import SOURCE_ANY, SOURCE_NODE, Labels
 
@@ -15,6 +17,10 @@ class Operator(StrEnum):
     NOT_IN = "NotIn"
     EXISTS = "Exists"
     DOES_NOT_EXIST = "DoesNotExist"
+
+
+# What is met by a label that is there; the others are met without one as well.
+POSITIVE: Final = (Operator.IN, Operator.EXISTS)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +54,10 @@ class Selector:
 
     def matches(self, labels: Labels) -> bool:
         return all(requirement.matches(labels) for requirement in self.requirements)
+
+    def names(self, source: str, keys: Container[str]) -> bool:
+        """Whether it wants a label of this source with one of these keys."""
+        return any(each.source == source and each.key in keys and each.operator in POSITIVE for each in self.requirements)
 
     def and_(self, other: "Selector") -> "Selector":
         return selector(*self.requirements, *other.requirements)

@@ -22,18 +22,14 @@ from urllib.parse import urlsplit
 from bench.clusters import Cluster
 from bench.traffic import other_cpus
 from pilus_api.connection import Connection, read_kubeconfig
-from pilus_lab.probe import namespace_of_process, within
+from pilus_lab.probe import within_process
 
 T = TypeVar("T")
 
 
 def _within(cluster: Cluster, work: Callable[[], T]) -> T:
     """In the control plane's network namespace, in a thread of its own."""
-    namespace = namespace_of_process(cluster.lab.control.orders.first_process())
-    try:
-        return within(namespace, work)
-    finally:
-        os.close(namespace)
+    return within_process(cluster.lab.control.orders.first_process(), work)
 
 
 class Api:

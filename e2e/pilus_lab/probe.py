@@ -84,6 +84,15 @@ def within(namespace: int, work: Callable[[], T]) -> T:
     return found[0]
 
 
+def within_process(process: int, work: Callable[[], T]) -> T:
+    """The same in a process' network namespace. Raises OSError if it has ended."""
+    namespace = namespace_of_process(process)
+    try:
+        return within(namespace, work)
+    finally:
+        os.close(namespace)
+
+
 def reaches(address: str, port: int, protocol: Protocol = "tcp", limit: float = 1.0) -> bool:
     """A whole TCP handshake; for UDP the answer of agnhost's `netexec` to `hostname`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -1,7 +1,6 @@
 """What people declare is what happens: policies applied by kubectl, connections between real pods on two nodes, v4 and v6."""
 
 import json
-import os
 import socket
 import statistics
 import threading
@@ -20,7 +19,7 @@ from scapy.layers.inet import ICMP, IP
 
 from pilus_lab import Lab, components, wait_for
 from pilus_lab.api import Api
-from pilus_lab.probe import Probe, Prober, Protocol, namespace_of_process, within
+from pilus_lab.probe import Probe, Prober, Protocol, within, within_process
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -133,11 +132,8 @@ class World:
 
     def metric(self, node: str, name: str) -> float:
         """What the node's observer counts; 0 for what it has not counted yet."""
-        namespace = namespace_of_process(self.lab.node(node).orders.first_process())
-        try:
-            text: str = within(namespace, lambda: urlopen(METRICS, timeout=5).read().decode())
-        finally:
-            os.close(namespace)
+        process = self.lab.node(node).orders.first_process()
+        text: str = within_process(process, lambda: urlopen(METRICS, timeout=5).read().decode())
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
     def _realised(self, uid: str) -> bool:

@@ -8,7 +8,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # `tests.packets.…`, also where pytest is not started with -m
 
-from tests import seeds
 from tests.loaded import loaded
 from tests.packets.harness.node import Node
 from tests.packets.harness.scenario import Harness
@@ -19,10 +18,6 @@ from pilus_maps import Datapath
 
 # Small enough to be filled by a test; an LRU keeps some hundred entries a CPU back, so it must not be tiny.
 CONFIG = {"PILUS_FLOWS_SIZE": 512, "PILUS_EMBRYONIC_SIZE": 8192}
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    seeds.keep(config)
 
 
 @pytest.fixture(scope="session")

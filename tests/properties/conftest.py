@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, core, settings
 from structlog.testing import capture_logs
-from tests import seeds
 from tests.soak import SOAK, longer
 
 settings.register_profile(
@@ -35,10 +34,6 @@ _KEPT = 3459737461
 # by what it has nothing to do with. Set as this is imported: by every file that draws worlds, before it does.
 if core.global_force_seed is None:
     core.global_force_seed = longer(secrets.randbits(32), _KEPT)  # type: ignore[assignment]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    seeds.keep(config)
 
 
 @pytest.fixture(autouse=True)

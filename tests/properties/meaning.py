@@ -51,6 +51,10 @@ class Cluster:
     policies: Sequence[Raw]
 
     @property
+    def other_nodes(self) -> list[End]:
+        return [end for end in self.ends if ("reserved", "remote-node", "") in _labels(end)]
+
+    @property
     def nodes_by_label(self) -> bool:
         return bool(self.settings["enable_node_selector_labels"])
 

@@ -74,8 +74,8 @@ _OF_PODS = ("app", "k8s:app", "any:tier", "tier", "app", "node:role")
 _OF_SPACES = (f"k8s:{NAMESPACE}", NAMESPACE, f"k8s:{NAMESPACE_LABELS}team", f"{NAMESPACE_LABELS}team")
 subjects = selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{ACCOUNT}"))
 subjects_anywhere = selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{ACCOUNT}", *["reserved:init"] * 4, f"reserved:{FIXED}"))
-_NAMES = (*LOCAL, "world", "world-ipv4", "world-ipv6", *["kube-apiserver"] * 3, FIXED)
-_RESERVED = (*(f"reserved:{name}" for name in _NAMES), "$host", "reserved.world")
+_RESERVED_NAMES = (*LOCAL, "world", "world-ipv4", "world-ipv6", *["kube-apiserver"] * 3, FIXED)
+_RESERVED = (*(f"reserved:{name}" for name in _RESERVED_NAMES), "$host", "reserved.world")
 peers = st.one_of(
     selectors(_OF_PODS),
     selectors((*_OF_PODS, *_OF_SPACES, f"k8s:{CLUSTER}", f"k8s:{ACCOUNT}")),

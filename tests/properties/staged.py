@@ -47,8 +47,7 @@ def _told(cluster: Cluster) -> PolicyStage:
         objects.group(CidrGroup(group), tuple(map(ip_network, texts)))
     objects.group(ApiServers(), tuple(map(ip_network, cluster.api_servers)))
     if cluster.settings["policy_cidr_match_mode"]:
-        nodes = [end for end in cluster.ends if ("reserved", "remote-node", "") in (end.labels or ())]
-        addresses = {*map(ip_address, ROUTER), *(address for end in nodes for address in end.addresses)}
+        addresses = {*map(ip_address, ROUTER), *(address for end in cluster.other_nodes for address in end.addresses)}
         objects.group(OtherNodes(), tuple(map(ip_network, addresses)))
     for end in cluster.ends:
         # The outside has one number, whose labels say no family.

@@ -11,15 +11,13 @@ from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 from pilus_api.labels import SOURCE_ANY, SOURCE_NODE, Label, Labels
-from pilus_api.selectors import Operator, Requirement, Selector
+from pilus_api.selectors import POSITIVE, Operator, Requirement, Selector
 
 Member = TypeVar("Member", bound=Hashable)
 
 # (source, key, None): the key is there; (source, key, value): with that value. The source is the label's, and also `any`, but
 # for a label of a node.
 _Token = tuple[str, str, str | None]
-
-POSITIVE = (Operator.IN, Operator.EXISTS)
 
 
 def bits_of(numbers: int) -> Iterator[int]:

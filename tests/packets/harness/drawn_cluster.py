@@ -38,7 +38,7 @@ class DrawnCluster(Drawn):
         for pod, name, addresses in zip((CLIENT, WEB), names, _HERE, strict=True):
             self.pods += (replace(pod, identity=cluster.governed[name].identity, addresses=addresses),)
             self._names[pod.name] = name
-        nodes = [end for end in cluster.ends if ("reserved", "remote-node", "") in (end.labels or ())]
+        nodes = cluster.other_nodes
         told = [end for end in cluster.ends if end.labels is not None and end not in nodes]
         self._ends: dict[Kind, list[End]] = {
             "pod": [end for end in told if end.identity >= FIRST_FIXED],  # no tunnel takes a reserved number from a pod

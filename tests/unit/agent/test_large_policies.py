@@ -8,23 +8,17 @@ from typing import Any, Final
 
 import pytest
 from tests.unit.agent.fakes import described
+from tests.unit.agent.test_policy_stage import WEB, labels
 
 from pilus_agent.policy_stage import PolicyStage
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_agent.tables import Tables
 from pilus_api.identities import Identity
-from pilus_api.labels import Label, Labels, canonical
 from pilus_api.settings import Settings
 
 RULES: Final = 10_000
 MEMORY: Final = 256 << 20  # bytes beyond what a test run has
 SECONDS: Final = 30  # of a CPU; one or two are what these take
-WEB: Final = Identity(300)
-
-
-def labels(app: str) -> Labels:
-    found = {"app": app, "io.kubernetes.pod.namespace": "default", "io.cilium.k8s.policy.cluster": "default"}
-    return canonical(Label("k8s", key, value) for key, value in found.items())
 
 
 def _limited(work: Callable[[], None]) -> None:

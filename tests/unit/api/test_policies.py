@@ -350,13 +350,14 @@ def test_where_addresses_mean_nodes_a_selector_means_none_by_them(section: str, 
 
 
 @pytest.mark.parametrize(
-    ("operator", "who"), [("Exists", ""), ("In", ""), ("DoesNotExist", "k8s:NS & "), ("NotIn", "k8s:NS & ")]
-)  # fmt: skip
+    ("operator", "who"),
+    [("Exists", "any:app=web"), ("In", "any:app=web"), ("DoesNotExist", "any:app=web & k8s:NS"), ("NotIn", "any:app=web & k8s:NS")],
+)
 def test_who_governs_pods_without_labels_means_anybody(operator: str, who: str) -> None:
     """A pod that nobody has told of yet has no namespace: a policy of it, and of it alone, implies none of others."""
     spec = f"{{endpointSelector: {word('init', operator)}, egress: [{{toEndpoints: [{{matchLabels: {{app: web}}}}]}}]}}"
     (found,) = compiled(spec, clusterwide=True).rules
-    assert [peer(each) for each in found.peers or ()] == ["any:app=web" + (" & k8s:NS" if who else "")]
+    assert [peer(each) for each in found.peers or ()] == [who]
 
 
 @pytest.mark.parametrize("nodes", [False, True])
@@ -575,13 +576,10 @@ def test_policies_of_another_namespace_are_left_whole() -> None:
 
 def test_a_reserved_label_exempts_no_requirement() -> None:
     """From the namespace that is implied, as it does a peer: who requires a host's label in a namespace is met by nobody."""
-    spec = (
-        "{ingress: [{fromRequires: [{matchLabels: {'reserved:host': ''}}], fromEndpoints: [{matchLabels: {'reserved:host': ''}}]}]}"
-    )
-    assert rule(compiled(spec).rules[0]) == "allow k8s:NS=N & reserved:host= : *"
-    assert rule(compiled(spec.replace("fromRequires: [{matchLabels: {'reserved:host': ''}}], ", "")).rules[0]) == (
-        "allow reserved:host= : *"
-    )
+    host = "{matchLabels: {'reserved:host': ''}}"
+    for required, expected in ((f"fromRequires: [{host}], ", "k8s:NS=N & reserved:host="), ("", "reserved:host=")):
+        (found,) = compiled(f"ingress: [{{{required}fromEndpoints: [{host}]}}]").rules
+        assert rule(found) == f"allow {expected} : *"
 
 
 def test_requirements_of_deny_bind_deny() -> None:
