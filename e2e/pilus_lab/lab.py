@@ -20,6 +20,7 @@ from typing import IO, Any, Self, TypeVar
 
 import yaml
 
+from pilus_api.identities import FIRST_ALLOCATED
 from pilus_lab import cgroups, components, image, pki
 from pilus_lab.binaries import built, images
 from pilus_lab.components import Component
@@ -430,6 +431,12 @@ class Lab:
             return []
         held = json.loads(done.stdout)
         return list(held["items"]) if "items" in held else [held]
+
+    def identity_of(self, pod: str) -> int:
+        """What its labels are given, by its CiliumEndpoint; 0 until then: an agent that waits for it says that it is init's."""
+        found = self.get("ciliumendpoint", pod, check=False)
+        number = int(found[0].get("status", {}).get("identity", {}).get("id", 0)) if found else 0
+        return number if number >= FIRST_ALLOCATED else 0
 
     def wait(self, what: str, found: Callable[[], T | None], limit: float = 60.0) -> T:
         return wait_for(what, found, limit)

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pyroute2 import IPRoute
 
 from pilus_lab import Lab, wait_for
-from pilus_lab.probe import Prober, namespace_of_process, within
+from pilus_lab.probe import Prober, namespace_of_process, within, within_process
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -26,6 +27,7 @@ HTTP, KUBELET, API_SERVER = 9080, 10250, 6443
 NODE = {"n1": ("172.30.0.11", "fd00:30::11"), "n2": ("172.30.0.12", "fd00:30::12")}
 OUTSIDE = ("172.30.0.1", "fd00:30::1")  # the machine beside the nodes: the API server listens there, on IPv4
 PODS = {"host": ("n1", True), "other": ("n2", True), "client": ("n1", False), "far": ("n2", False), "api": ("n1", False)}
+_CLSACT_INGRESS = 0xFFFFFFF2
 READINESS = {"httpGet": {"path": "/hostname", "port": HTTP}, "periodSeconds": 1, "failureThreshold": 2}
 
 
@@ -283,7 +285,53 @@ def test_it_holds_from_the_boot_on(world: World) -> None:
     world.lab.start_agent("n1")
     wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 30)
     world.table({"outside": True, "other": False})
-    # Pods of before the boot have lost their links.
+    _new_pods(world)
+
+
+def test_a_first_agent_guards_with_its_first_program(world: World) -> None:
+    """On a node that has nothing of ours, asked all the while: nobody who is refused gets in once a program is there, and who is
+    let in is so all along."""
+    node = world.lab.node("n1")
+    world.lab.apply(about_n1(ingress=[{"fromEntities": ["world"], "toPorts": ports(HTTP)}]))
+    world.table({"outside": True, "other": False})
+    node.stop("agent")
+    node.exec(["sh", "-ec", """
+        rm -rf /sys/fs/bpf/pilus /run/pilus /var/lib/pilus
+        tc qdisc del dev eth0 clsact
+        cd /sys/class/net; for link in plx* pilus_*; do ip link del $link; done
+    """])  # fmt: skip
+    world.table({"outside": True, "other": True})
+    asked: list[tuple[bool, bool]] = []  # whether a program was there, and then whether `other` got in
+    with _asking(world, {"outside": True}) as let_in, _repeated(lambda: asked.append((_guarded(world), _gets_in(world)))):
+        wait_for("it to be asked without a program", lambda: (False, True) in asked, 20)
+        world.lab.start_agent("n1")
+        wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 60)
+        since = len(asked)
+        wait_for("more to be asked", lambda: len(asked) >= since + 5, 20)
+    assert asked[since:] == [(True, False)] * len(asked[since:])
+    assert (True, True) not in asked
+    assert let_in.wrong == []
+    _new_pods(world)
+
+
+def _gets_in(world: World) -> bool:
+    return any(world.reached("other", address) for address in NODE["n1"])
+
+
+def _guarded(world: World) -> bool:
+    """Whether anything of ours looks at what comes in by the node's link to the others."""
+
+    def look() -> bool:
+        with IPRoute() as netlink:
+            (link,) = netlink.link_lookup(ifname="eth0")
+            found = [held.get("TCA_OPTIONS") for held in netlink.get_filters(index=link, parent=_CLSACT_INGRESS)]
+        return any(options and str(options.get("TCA_BPF_NAME")).startswith("uplink_from") for options in found)
+
+    return within_process(world.lab.node("n1").orders.first_process(), look)
+
+
+def _new_pods(world: World) -> None:
+    """For those of a node that has lost their links."""
     for name in ("client", "api"):
         world.lab.kubectl("delete", "pod", name, "--now")
     world.lab.apply("\n---\n".join(manifest(name) for name in ("client", "api")))
@@ -308,21 +356,33 @@ def _more(asked: Asked, rounds: int) -> None:
 
 
 @contextmanager
-def _asking(world: World, expected: dict[str, bool]) -> Iterator[Asked]:
-    asked, stop = Asked(), threading.Event()
+def _repeated(ask: Callable[[], None]) -> Iterator[None]:
+    """Beside what is done within, without a pause."""
+    stop = threading.Event()
 
-    def ask() -> None:
+    def run() -> None:
         while not stop.is_set():
-            asked.wrong += world.wrong(expected, NODE["n1"], HTTP)
-            asked.count += 1
+            ask()
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield asked
+        yield
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def _asking(world: World, expected: dict[str, bool]) -> Iterator[Asked]:
+    asked = Asked()
+
+    def ask() -> None:
+        asked.wrong += world.wrong(expected, NODE["n1"], HTTP)
+        asked.count += 1
+
+    with _repeated(ask):
+        yield asked
 
 
 @dataclass

@@ -465,18 +465,13 @@ def test_processes_refuse_an_unknown_setting_and_one_operator_takes_over_from_th
     lab.kubectl("delete", "pod", NAMESPACE, refused, "--timeout=60s")
     lab.kubectl("rollout", "status", "deployment/pilus-operator", NAMESPACE, "--timeout=60s", timeout=90)
     lab.apply(json.dumps(_pod("newcomer")))
-    lab.wait("a pod with new labels gets its identity", lambda: _identity_of(lab, "newcomer"), 30)
+    lab.wait("a pod with new labels gets its identity", lambda: lab.identity_of("newcomer"), 30)
 
 
 def _pod(name: str) -> dict[str, Any]:
     container = {"name": "c", "image": "lab.local/pause:1", "imagePullPolicy": "Never"}
     spec = {"terminationGracePeriodSeconds": 0, "containers": [container]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
-
-
-def _identity_of(lab: Lab, name: str) -> int:
-    found = lab.get("ciliumendpoint", name, check=False)
-    return int(((found[0].get("status") or {}).get("identity") or {}).get("id") or 0) if found else 0
 
 
 # -- logs ----------------------------------------------------------------------------------------------------------------------
@@ -496,7 +491,7 @@ def test_cve_2026_41184_41185_6720_and_cve_2023_29002_logs_hold_no_secret(instal
             token = installed.run(pod, container, "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token").strip()
             secrets |= {token, token.rpartition(".")[2]}
     lab.apply(json.dumps(_pod("logged")))
-    lab.wait("a pod got its network meanwhile", lambda: _identity_of(lab, "logged"), 30)
+    lab.wait("a pod got its network meanwhile", lambda: lab.identity_of("logged"), 30)
     lab.kubectl("delete", "pod", "logged", "--force")
     spoken = {}
     for node in NODES:
@@ -638,7 +633,7 @@ def test_a_file_says_which_labels_make_an_identity(installed: Installed) -> None
         held = _pod(name)
         held["metadata"]["labels"] |= {"app-hash": "1", "team": "red"}
         lab.apply(json.dumps(held))
-        number = lab.wait("its identity", lambda: _identity_of(lab, name), 30)
+        number = lab.wait("its identity", lambda: lab.identity_of(name), 30)
         lab.kubectl("delete", "pod", name, "--wait=false")
         return {key.removeprefix("k8s:") for key in lab.get("ciliumidentity", str(number))[0]["security-labels"]}
 

@@ -89,12 +89,6 @@ class World:
         }
 
 
-def identity_of(lab: Lab, pod: str) -> int:
-    """0 as long as it is not told."""
-    found = lab.get("ciliumendpoint", pod, check=False)
-    return int(found[0]["status"].get("identity", {}).get("id", 0)) if found else 0
-
-
 def by_family(addresses: list[str]) -> dict[int, str]:
     return {6 if ":" in address else 4: address for address in addresses}
 
@@ -152,7 +146,7 @@ def test_who_the_receiver_sees(
 def test_who_the_sender_is_taken_for(world: World, source: str, destination: str, node: str, reserved: int, family: int) -> None:
     expected = reserved
     if not reserved:
-        expected = wait_for("its identity", lambda: identity_of(world.lab, source), 60)
+        expected = wait_for("its identity", lambda: world.lab.identity_of(source), 60)
 
     def told() -> bool:  # connected anew each time: other nodes learn a while after a pod's start who it is
         return world.seen(source, destination, family) is not None and expected in world.identity(node, destination, family)

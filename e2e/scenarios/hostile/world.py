@@ -105,8 +105,7 @@ class World:
 
     def identity(self, name: str) -> int:
         """As the pod's CiliumEndpoint says, which is written some time after the pod has begun."""
-        found = wait_for(f"the endpoint of {name}", lambda: self.lab.get("ciliumendpoints", name, check=False), 30)
-        return int(found[0]["status"]["identity"]["id"])
+        return wait_for(f"the identity of {name}", lambda: self.lab.identity_of(name), 30)
 
     def send(self, *frames: Packet | bytes, pod: str = "attacker") -> None:
         transmit(self.namespace(pod), [bytes(frame) for frame in frames])

@@ -1,7 +1,7 @@
 """Names of ICMP types, written here as the two registries have them: whoever mistakes one opens another."""
 
 import pytest
-from tests.unit.api.test_policies import compiled
+from tests.unit.api.policy_texts import compiled
 
 from pilus_api.errors import InvalidError
 from pilus_api.rules import Ports
