@@ -298,7 +298,7 @@ def test_a_first_agent_guards_with_its_first_program(world: World) -> None:
     node.exec(["sh", "-ec", """
         rm -rf /sys/fs/bpf/pilus /run/pilus /var/lib/pilus
         tc qdisc del dev eth0 clsact
-        cd /sys/class/net; for link in plx* pilus_*; do ip link del $link; done
+        cd /sys/class/net; for link in plx* pilus_*; do ip link del $link || true; done  # a pair goes with one end
     """])  # fmt: skip
     world.table({"outside": True, "other": True})
     asked: list[tuple[bool, bool]] = []  # whether a program was there, and then whether `other` got in
@@ -306,7 +306,7 @@ def test_a_first_agent_guards_with_its_first_program(world: World) -> None:
         wait_for("it to be asked without a program", lambda: (False, True) in asked, 20)
         world.lab.start_agent("n1")
         wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 60)
-        since = len(asked)
+        since = len(asked) + 1  # whoever is being asked may have begun before
         wait_for("more to be asked", lambda: len(asked) >= since + 5, 20)
     assert asked[since:] == [(True, False)] * len(asked[since:])
     assert (True, True) not in asked
