@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
-from pyroute2 import IPRoute
 
 from pilus_lab import Lab, wait_for
-from pilus_lab.probe import Prober, namespace_of_process, within, within_process
+from pilus_lab.probe import Prober, namespace_of_process, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -27,7 +26,6 @@ HTTP, KUBELET, API_SERVER = 9080, 10250, 6443
 NODE = {"n1": ("172.30.0.11", "fd00:30::11"), "n2": ("172.30.0.12", "fd00:30::12")}
 OUTSIDE = ("172.30.0.1", "fd00:30::1")  # the machine beside the nodes: the API server listens there, on IPv4
 PODS = {"host": ("n1", True), "other": ("n2", True), "client": ("n1", False), "far": ("n2", False), "api": ("n1", False)}
-_CLSACT_INGRESS = 0xFFFFFFF2
 READINESS = {"httpGet": {"path": "/hostname", "port": HTTP}, "periodSeconds": 1, "failureThreshold": 2}
 
 
@@ -202,8 +200,7 @@ def test_cve_2024_42488_it_holds_while_its_agent_is_away_and_starts_anew(world: 
     with _asking(world, {"client": False, "other": False, "outside": True}) as asked, _talking(world, "outside") as talk:
         world.lab.node("n1").stop("agent")
         _more(asked, 5)
-        world.lab.start_agent("n1")
-        wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 30)
+        _start_agent(world)
         _more(asked, 5)
         assert talk.alive()
     assert asked.wrong == []
@@ -274,7 +271,7 @@ def test_it_holds_from_the_boot_on(world: World) -> None:
         started.wait()
     link = node.exec(["ip", "link", "show", "eth0"]).stdout
     assert "DOWN" in link
-    assert "uplink_from" in node.exec(["tc", "filter", "show", "dev", "eth0", "ingress"]).stdout
+    assert _guarded(world)
     node.exec(["sh", "-c", f"""
         echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
         ip addr add {NODE["n1"][0]}/24 dev eth0; ip addr add {NODE["n1"][1]}/64 dev eth0; ip link set eth0 up
@@ -282,8 +279,7 @@ def test_it_holds_from_the_boot_on(world: World) -> None:
     """])  # fmt: skip
     world.table({"outside": True, "other": False})
     assert node.components()["agent"]["status"] is not None, "no agent was needed for it"
-    world.lab.start_agent("n1")
-    wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 30)
+    _start_agent(world)
     world.table({"outside": True, "other": False})
     _new_pods(world)
 
@@ -304,8 +300,7 @@ def test_a_first_agent_guards_with_its_first_program(world: World) -> None:
     asked: list[tuple[bool, bool]] = []  # whether a program was there, and then whether `other` got in
     with _asking(world, {"outside": True}) as let_in, _repeated(lambda: asked.append((_guarded(world), _gets_in(world)))):
         wait_for("it to be asked without a program", lambda: (False, True) in asked, 20)
-        world.lab.start_agent("n1")
-        wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 60)
+        _start_agent(world)
         since = len(asked) + 1  # whoever is being asked may have begun before
         wait_for("more to be asked", lambda: len(asked) >= since + 5, 20)
     assert asked[since:] == [(True, False)] * len(asked[since:])
@@ -320,14 +315,12 @@ def _gets_in(world: World) -> bool:
 
 def _guarded(world: World) -> bool:
     """Whether anything of ours looks at what comes in by the node's link to the others."""
+    return "uplink_from" in world.lab.node("n1").exec(["tc", "filter", "show", "dev", "eth0", "ingress"]).stdout
 
-    def look() -> bool:
-        with IPRoute() as netlink:
-            (link,) = netlink.link_lookup(ifname="eth0")
-            found = [held.get("TCA_OPTIONS") for held in netlink.get_filters(index=link, parent=_CLSACT_INGRESS)]
-        return any(options and str(options.get("TCA_BPF_NAME")).startswith("uplink_from") for options in found)
 
-    return within_process(world.lab.node("n1").orders.first_process(), look)
+def _start_agent(world: World) -> None:
+    world.lab.start_agent("n1")
+    wait_for("the new agent", lambda: (world.pilus("policy", "list") or [{}])[0].get("realised"), 30)
 
 
 def _new_pods(world: World) -> None:
