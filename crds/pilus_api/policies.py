@@ -2,9 +2,10 @@
 
 In: raw JSON objects. Out: pilus_api.rules. Never: which pods there are, and what the kernel holds.
 
-`drafts_of` looks at one object; `resolve` at all of them, for the requirements of one policy bind others. `policies_of` is both
-for an object alone. A field that is not in force yet never widens what is allowed: its path stands in `unenforced`, an allowing
-rule with it grants nothing, and a denying one denies all that it could mean.
+`drafts_of` gives them as they are written, `resolve` the addresses of the groups that they speak of, and `together` what those mean
+that govern one endpoint; `policies_of` is all three for an object alone. A field that is not in force yet never widens what is
+allowed: its path stands in `unenforced`, an allowing rule with it grants nothing, and a denying one denies all that it could mean.
+What would restrict traffic further, as layer 7 does, closes it, for what others allow would be restricted by it too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,14 @@ from typing import Any
 
 from pilus_api.errors import InvalidError
 from pilus_api.policy_admin import AdminObject, admin_policy
+from pilus_api.policy_groups import groups_of, resolve
 from pilus_api.policy_kinds import BY_NAME
 from pilus_api.policy_kubernetes import network_policy
 from pilus_api.policy_peers import Place, element_peers
-from pilus_api.policy_ports import icmp_types, ports, unenforced_fields
-from pilus_api.policy_requires import Demand, Draft, groups_of, resolve
+from pilus_api.policy_ports import icmp_types, only_layer_7, ports, unenforced_fields
 from pilus_api.policy_salvage import salvaged
 from pilus_api.policy_selectors import NOBODY, anybody, governs_init, host_subject, subject
+from pilus_api.policy_together import together
 from pilus_api.resources.adminnetworkpolicy import AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy
 from pilus_api.resources.ciliumnetworkpolicy import (
     CiliumClusterwideNetworkPolicy,
@@ -34,10 +36,9 @@ from pilus_api.resources.ciliumnetworkpolicy import (
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.model import Resource, parse
 from pilus_api.resources.networkpolicy import NetworkPolicy
-from pilus_api.rules import Direction, Origin, Policy, Ports, Rule
-from pilus_api.selectors import Selector
+from pilus_api.rules import Closing, Demand, Direction, Origin, Policy, Ports, Rule
 
-__all__ = ["Draft", "drafts_left", "drafts_of", "groups_of", "is_policy", "policies_of", "prepare", "resolve"]
+__all__ = ["drafts_left", "drafts_of", "groups_of", "is_policy", "policies_of", "prepare", "resolve", "together"]
 
 Element = IngressRule | IngressDenyRule | EgressRule | EgressDenyRule
 
@@ -63,10 +64,8 @@ def prepare() -> None:
         model.model_rebuild()
 
 
-def _element_rules(
-    element: Element, origin: Origin, direction: Direction, place: Place
-) -> tuple[list[Rule], tuple[Selector, ...], list[Demand]]:
-    """The rules of an element, the selectors of endpoints among their peers, and what it demands of other rules.
+def _element_rules(element: Element, origin: Origin, direction: Direction, place: Place) -> tuple[list[Rule], list[Demand]]:
+    """The rules of an element, and what it demands of other rules.
 
     Ports and peers that are not in force stand in rules of their own, so that they take nothing from the rest.
     """
@@ -93,26 +92,28 @@ def _element_rules(
         peers = anybody(peers)
 
     rules = []
+    whole = Rule(origin, direction, place.deny, peers, wanted, always, endpoints=found.endpoints)
     if not restricted or plain:
-        rules.append(Rule(origin, direction, place.deny, peers, wanted, always))
+        rules.append(replace(whole, closing=Closing.ALWAYS if always else Closing.NOTHING))
     for index, fields in restricted.items():
-        behind = ports((element.to_ports or ())[index : index + 1])
-        rules.append(Rule(origin, direction, place.deny, peers, behind, always + fields))
+        (entry,) = behind = (element.to_ports or ())[index : index + 1]
+        closing = Closing.UNLESS_PLAIN if only_layer_7(entry) and not always else Closing.ALWAYS
+        rules.append(replace(whole, ports=ports(behind), unenforced=always + fields, closing=closing))
     if found.unenforced and (place.deny or not peers):
         rules = [replace(rule, unenforced=rule.unenforced + found.unenforced) for rule in rules]
     elif found.unenforced:
         rules.append(Rule(origin, direction, place.deny, (), wanted, always + found.unenforced))
-    return rules, found.endpoints, [Demand(direction, place.deny, each) for each in found.requires]
+    return rules, [Demand(direction, place.deny, each) for each in found.requires]
 
 
-def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: bool) -> Draft:
+def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: bool) -> Policy:
     """One `spec`. `origin.path` is its path."""
     if spec.endpoint_selector is not None:
         governed = subject(spec.endpoint_selector, origin.namespace, f"{origin.path}.endpointSelector")
     else:
         governed = host_subject(spec.node_selector or LabelSelector(), f"{origin.path}.nodeSelector")
         if not hosts:
-            return Draft(Policy(origin, NOBODY, (False, False), (), (f"{origin.path}.nodeSelector",)))
+            return Policy(origin, NOBODY, (False, False), (), (f"{origin.path}.nodeSelector",))
     sections: Sequence[tuple[str, Direction, bool, Sequence[Element]]] = (
         ("ingress", Direction.INGRESS, False, spec.ingress or ()),
         ("ingressDeny", Direction.INGRESS, True, spec.ingress_deny or ()),
@@ -120,7 +121,6 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: boo
         ("egressDeny", Direction.EGRESS, True, spec.egress_deny or ()),
     )
     rules: list[Rule] = []
-    endpoints: dict[int, tuple[Selector, ...]] = {}
     demands: list[Demand] = []
     closed = [False, False]
     for name, direction, deny, elements in sections:
@@ -128,9 +128,7 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: boo
         for index, element in enumerate(elements):
             path = f"{origin.path}.{name}[{index}]"
             place = Place(origin.namespace, cluster, path, deny, governs_init(governed), nodes)
-            found, selected, demanded = _element_rules(element, replace(origin, path=path), direction, place)
-            if selected:
-                endpoints |= {len(rules) + at: selected for at, rule in enumerate(found) if rule.peers}
+            found, demanded = _element_rules(element, replace(origin, path=path), direction, place)
             rules += found
             demands += demanded
     asked = spec.enable_default_deny
@@ -138,12 +136,12 @@ def _draft(spec: RuleSpec, origin: Origin, cluster: str, nodes: bool, hosts: boo
         closed[Direction.INGRESS] = closed[Direction.INGRESS] if asked.ingress is None else asked.ingress
         closed[Direction.EGRESS] = closed[Direction.EGRESS] if asked.egress is None else asked.egress
     host = spec.endpoint_selector is None
-    policy = Policy(origin, governed, (closed[Direction.INGRESS], closed[Direction.EGRESS]), tuple(rules), host=host)
-    return Draft(policy, endpoints, tuple(dict.fromkeys(demands)))
+    closes = closed[Direction.INGRESS], closed[Direction.EGRESS]
+    return Policy(origin, governed, closes, tuple(rules), host=host, demands=tuple(dict.fromkeys(demands)))
 
 
-def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, hosts: bool = True) -> tuple[Draft, ...]:
-    """What the object says, one draft for each of its specs. `cluster` is the name of this one; `nodes`: nodes have identities by
+def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, hosts: bool = True) -> tuple[Policy, ...]:
+    """What the object says, one policy for each of its specs. `cluster` is the name of this one; `nodes`: nodes have identities by
     their labels (the setting enable-node-selector-labels), without which peers that are nodes are not in force; `hosts`: policies
     about nodes are in force (enable-host-firewall).
 
@@ -156,19 +154,18 @@ def drafts_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False, host
     namespace = (held.metadata.namespace or "default") if BY_NAME[kind].namespaced else ""
     origin = Origin(kind, namespace, held.metadata.name, held.metadata.uid)
     if isinstance(held, AdminObject):
-        return (Draft(admin_policy(held, origin, nodes)),)
+        return (admin_policy(held, origin, nodes),)
     if isinstance(held, NetworkPolicy):
-        policy = network_policy(held, origin)
-        return (Draft(policy, {index: rule.peers for index, rule in enumerate(policy.rules)}),)
+        return (network_policy(held, origin),)
     if not isinstance(held, PolicyObject):
         raise InvalidError(f"{kind} is not a policy", "kind")
     return tuple(_draft(spec, replace(origin, path=path), cluster, nodes, hosts) for path, spec in held.given().items())
 
 
-def drafts_left(obj: Mapping[str, Any], *, cluster: str, nodes: bool, hosts: bool) -> tuple[tuple[Draft, ...], str]:
+def drafts_left(obj: Mapping[str, Any], *, cluster: str, nodes: bool, hosts: bool) -> tuple[tuple[Policy, ...], str]:
     """The same of an object that may make no sense: what of it does, closed where it doesn't; and what is wrong, "" for nothing."""
 
-    def read(candidate: Mapping[str, Any]) -> tuple[Draft, ...]:
+    def read(candidate: Mapping[str, Any]) -> tuple[Policy, ...]:
         return drafts_of(candidate, cluster=cluster, nodes=nodes, hosts=hosts)
 
     try:
@@ -181,5 +178,5 @@ def drafts_left(obj: Mapping[str, Any], *, cluster: str, nodes: bool, hosts: boo
 
 
 def policies_of(obj: Mapping[str, Any], *, cluster: str, nodes: bool = False) -> tuple[Policy, ...]:
-    """What the object means where it is the only one. Among others: `resolve` of the drafts of all. Raises InvalidError."""
-    return resolve(drafts_of(obj, cluster=cluster, nodes=nodes))
+    """What the object means where it is the only one, and all its specs govern the same. Raises InvalidError."""
+    return together(resolve(drafts_of(obj, cluster=cluster, nodes=nodes)))

@@ -14,7 +14,7 @@ from pilus_api.resources.networkpolicy import NetworkPolicy
 from pilus_api.resources.networkpolicy import Peer as PeerModel
 from pilus_api.resources.networkpolicy import Port as PortModel
 from pilus_api.rules import AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule, Scope
-from pilus_api.selectors import selector
+from pilus_api.selectors import EVERYTHING, Selector, selector
 
 
 def _peer(held: PeerModel, namespace: str, path: str) -> Peer:
@@ -40,13 +40,15 @@ def _ports(held: PortModel) -> Ports:
 
 def _rule(origin: Origin, direction: Direction, peers: Sequence[PeerModel], ports: Sequence[PortModel]) -> Rule:
     field = "from" if direction is Direction.INGRESS else "to"
+    found = tuple(_peer(peer, origin.namespace, f"{origin.path}.{field}[{i}]") for i, peer in enumerate(peers))
     # An empty list is an absent one here.
     return Rule(
         origin=origin,
         direction=direction,
         deny=False,
-        peers=tuple(_peer(peer, origin.namespace, f"{origin.path}.{field}[{i}]") for i, peer in enumerate(peers)) or None,
+        peers=found or None,
         ports=tuple(sorted({_ports(port) for port in ports})) or None,
+        endpoints=tuple(peer for peer in found if isinstance(peer, Selector)) if found else (EVERYTHING,),
     )
 
 

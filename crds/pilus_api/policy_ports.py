@@ -47,6 +47,11 @@ def icmp_types(rules: Iterable[IcmpRule]) -> tuple[Ports, ...]:
     return tuple(sorted(found))
 
 
+def only_layer_7(rule: PortDenyRule) -> bool:
+    """Whether rules of layer 7 are all that restricts its ports further."""
+    return isinstance(rule, PortRule) and not any((rule.terminating_tls, rule.originating_tls, rule.server_names, rule.listener))
+
+
 def unenforced_fields(rule: PortDenyRule, path: str) -> tuple[str, ...]:
     """What restricts a port further, and is not in force yet."""
     if not isinstance(rule, PortRule):

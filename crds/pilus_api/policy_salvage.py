@@ -3,7 +3,9 @@ that it could have meant.
 
 In: raw JSON objects that `drafts_of` refuses; whoever made them believes to be restricted. Out: an object that it takes, with every
 part in its place, or None where not even whom it governs is known. An allowing part that can't be read allows nobody, a denying one
-denies everybody. A namespaced policy whose selector can't be read closes its namespace, and allows nobody anything.
+denies everybody. What one of the former requires of others' peers is still required, or is met by nobody; where it would restrict
+what others allow, as rules of layer 7 do, they allow nothing. A namespaced policy whose selector can't be read closes its
+namespace, and allows nobody anything.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -80,15 +82,15 @@ def _parts(held: Any) -> list[Any]:
     return list(held) if isinstance(held, list | tuple) else [None]
 
 
-def _each(held: Any, good: Check, instead: Callable[[Any], Raw], *, by_parts: bool) -> list[Raw]:
+def _each(held: Any, good: Check, instead: Callable[[list[Any]], Raw], *, by_parts: bool) -> list[Raw]:
     """Every part has its place: where a rule is written is told by its number."""
     parts = _parts(held)
     if len(parts) > MOST_PARTS or (parts and not by_parts):
-        return [instead(None)]
-    return [part if isinstance(part, Mapping) and good(part) else instead(part) for part in parts]
+        return [instead(parts)]
+    return [part if isinstance(part, Mapping) and good(part) else instead([part]) for part in parts]
 
 
-def _instead(closed: Raw, _: Any) -> Raw:
+def _instead(closed: Raw, _: list[Any]) -> Raw:
     return closed
 
 
@@ -134,11 +136,29 @@ def _cilium(kind: PolicyKind, bare: Raw, held: Any, *, sensible: Check, by_parts
     for section, direction in _SECTIONS.items():
         if spec.get(section) is None:
             continue
-        deny = section.endswith("Deny")
-        good = _alone(bare, anybody, section, sensible) if known or deny else _never
-        closed: Raw = {f"{_SIDES[direction]}Entities": ["all"]} if deny else {}
-        made[section] = _each(spec[section], good, partial(_instead, closed), by_parts=by_parts)
+        side, deny, alone = _SIDES[direction], section.endswith("Deny"), _alone(bare, anybody, section, sensible)
+        closed = partial(_instead, {f"{side}Entities": ["all"]}) if deny else partial(_restricting, side, alone)
+        made[section] = _each(spec[section], alone if known or deny else _never, closed, by_parts=by_parts)
     return made
+
+
+def _restricting(side: str, good: Check, parts: list[Any]) -> Raw:
+    """What allowing elements do to what others allow, or may do: their fields may be mistyped."""
+    made: dict[str, Any] = {}
+    field = f"{side}Requires"
+    required = {key: part[key] for part in map(_mapping, parts) for key in part if "require" in str(key).lower()}
+    if required:
+        readable = len(parts) == 1 and required.keys() == {field} and good(required)
+        made |= required if readable else {field: [_NOBODY]}
+    if any(_restricts(_mapping(part)) for part in parts):
+        made |= {f"{side}Entities": ["all"], "authentication": {"mode": "required"}}
+    return made
+
+
+def _restricts(part: Raw) -> bool:
+    """Whether it asks for more than addresses and ports."""
+    asked = any("auth" in str(key).lower() and part[key] != {"mode": "disabled"} for key in part)
+    return asked or any(not isinstance(entry, Mapping) or entry.keys() - {"ports"} for entry in _parts(part.get("toPorts")))
 
 
 def _admin(kind: PolicyKind, bare: Raw, spec: Raw, sensible: Check, *, by_parts: bool) -> dict[str, Any]:
@@ -157,6 +177,7 @@ def _admin(kind: PolicyKind, bare: Raw, spec: Raw, sensible: Check, *, by_parts:
     return {**subject, **made}
 
 
-def _unknown(allowing: str, side: str, rule: Any) -> Raw:
+def _unknown(allowing: str, side: str, parts: list[Any]) -> Raw:
     """A rule with a peer of no known sort, which fails closed as that API wants it."""
-    return {"action": allowing if _mapping(rule).get("action") == allowing else "Deny", side: [{}]}
+    allows = all(_mapping(part).get("action") == allowing for part in parts)
+    return {"action": allowing if allows else "Deny", side: [{}]}

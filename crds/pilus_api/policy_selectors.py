@@ -84,9 +84,9 @@ def subject(held: LabelSelector, namespace: str, path: str) -> Selector:
 def peer(held: LabelSelector, namespace: str, path: str, *, init: bool, requires: bool = False) -> Selector:
     """A peer of a policy in `namespace`, or of a clusterwide one with "". `init`: the policy governs reserved:init."""
     wanted = requirements(held, path)
-    reserved = _names_reserved(wanted)
+    reserved = _names_reserved(wanted) and not requires
     if namespace:
-        exempt = _names_namespace(wanted) or (reserved and not requires)
+        exempt = _names_namespace(wanted) or reserved
         return selector(*wanted) if exempt else selector(*wanted, in_namespace(namespace))
     return selector(*wanted) if init or reserved else selector(*wanted, IN_SOME_NAMESPACE)
 

@@ -2,7 +2,8 @@
 
 In: nothing; these are the words. `policies.py` turns objects into them, the agent compiles them. A rule grants or denies
 one direction's traffic between its subject and its peers. Everything in it is resolved: namespaces are in the selectors,
-entities are selectors, `fromRequires` is merged, an absent field is not an empty one.
+entities are selectors, an absent field is not an empty one. What a policy does to the rules of others that govern the same endpoint
+(`demands`, `closing`) is said there, and done by `policy_together.together`.
 """
 
 from dataclasses import dataclass
@@ -153,13 +154,24 @@ class Ports:
     name: str = ""
 
 
+class Closing(IntEnum):
+    """Where an allowing rule that is not in force closes what others allow: its own peers and ports."""
+
+    NOTHING = 0
+    UNLESS_PLAIN = 1  # but those peers whom a rule without anything else allows that very port
+    ALWAYS = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One element of a policy.
 
     peers: None is anybody; an empty tuple is nobody. ports: None is everything; an empty tuple is nothing.
     A rule whose `unenforced` is not empty restricts further in a way that is not enforced yet: an allowing rule with it
-    grants nothing, a denying one denies as it stands.
+    grants nothing, a denying one denies as it stands. `closing`: what the traffic that it means would be restricted by is not in
+    force, so it is denied, whoever allows it.
+
+    `endpoints`: of the peers those that are meant as endpoints, as they are written: what others demand binds them.
 
     In the middle tier a denying rule holds against all that allow. In the others the one with the lowest `place` (0 to PLACES - 1)
     holds, and one that `passes` leaves the packet to the tiers after its own.
@@ -174,6 +186,17 @@ class Rule:
     tier: Tier = Tier.NETWORK_POLICY
     place: int = 0
     passes: bool = False
+    endpoints: tuple[Selector, ...] = ()
+    closing: Closing = Closing.NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What every endpoint peer of a direction's allowing, or denying, rules must be as well: fromRequires and toRequires."""
+
+    direction: Direction
+    deny: bool
+    peer: Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +205,9 @@ class Policy:
 
     In audit mode it takes part in no decision; what it would change is found out beside. `host`: its subjects are nodes themselves,
     and no pod; without it pods, and no node.
+
+    `demands` bind the rules of every policy that governs the same endpoint. `known`: the addresses of groups that they may bring
+    in.
     """
 
     origin: Origin
@@ -191,3 +217,5 @@ class Policy:
     unenforced: tuple[str, ...] = ()  # fields of the whole policy that are not in force
     audit: bool = False
     host: bool = False
+    demands: tuple[Demand, ...] = ()
+    known: tuple[tuple[GroupName, tuple[Network, ...]], ...] = ()

@@ -10,7 +10,6 @@ from typing import Final
 from pilus_agent.desired.policy.tables import Endpoint
 from pilus_api.labels import SOURCE_RESERVED, Label, Labels, canonical
 from pilus_api.lifelines import Surroundings, lifeline
-from pilus_api.policy_requires import Draft
 from pilus_api.rules import Origin, Policy
 from pilus_api.selectors import exists, selector
 from pilus_api.settings import Settings
@@ -34,7 +33,7 @@ class HostPolicy:
         self.api_server = api_server
         self._on = settings.enable_host_firewall is not False and settings.enable_policy != "never"
         self._api_ports: frozenset[int] = frozenset()
-        self._drafted: tuple[tuple[object, ...], tuple[Draft, ...]] | None = None  # what the last drafts were made of, and these
+        self._drafted: tuple[tuple[object, ...], tuple[Policy, ...]] | None = None  # what the last drafts were made of, and these
         self.labels: Labels | None = None
         self.cut: Mapping[str, str] = {}
 
@@ -64,7 +63,7 @@ class HostPolicy:
         labels = self.labels
         return labels is not None and any(policy.host and policy.subject.matches(labels) for policy in policies)
 
-    def drafts(self, cut: Mapping[str, str]) -> tuple[Draft, ...]:
+    def drafts(self, cut: Mapping[str, str]) -> tuple[Policy, ...]:
         """What holds on every node that has a policy. `cut`: lifelines, `all` among them for every one, with what cuts each."""
         everything = cut.get("all")
         names = self._settings.host_firewall_lifelines
@@ -74,10 +73,10 @@ class HostPolicy:
             self._drafted = of, self._made()
         return self._drafted[1]
 
-    def _made(self) -> tuple[Draft, ...]:
+    def _made(self) -> tuple[Policy, ...]:
         tunnel = self._settings.tunnel_port if self._settings.routing_mode == "tunnel" else 0
         urls = frozenset(filter(None, (self.api_server, self._settings.k8s_api_server)))
         around = Surroundings(tunnel, self._api_ports, urls)
         origin = Origin("Builtin", "", "host-floor", "host-floor")
         floor = Policy(origin, selector(exists(SOURCE_RESERVED, "host-floor")), (True, True), (), host=True)
-        return (*(Draft(lifeline(name, around)) for name in self.lifelines), Draft(floor))
+        return (*(lifeline(name, around) for name in self.lifelines), floor)

@@ -3,8 +3,6 @@
 In: objects as they were written, namespaces, address groups. Out: policies by the name of the object they come from, with modes,
 and what of them is wrong or not in force. Of what makes no sense the parts that do are in force, and the others closed. Never: who
 is governed.
-
-An object that changes is put together alone, unless some policy demands something of others' peers (fromRequires): then all are.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +15,7 @@ import structlog
 from pilus_agent.host_policy import HostPolicy
 from pilus_agent.sources.kubernetes import PolicyObject
 from pilus_api.lifelines import cut_by
-from pilus_api.policies import Draft, drafts_left, groups_of, resolve
+from pilus_api.policies import drafts_left, groups_of, resolve
 from pilus_api.policy_doubts import policy_doubts
 from pilus_api.policy_kinds import BY_SHORT
 from pilus_api.policy_modes import Mode, mode_of
@@ -44,12 +42,10 @@ class PolicyObjects:
         self.unenforced: dict[str, tuple[str, ...]] = {}  # fields that are not in force
         self._marks: frozenset[tuple[str, int]] | None = None
         self._stale = {_HOSTS}  # what is to be put together anew
-        self._drafts: dict[str, tuple[Draft, ...]] = {}
-        self._host_drafts: tuple[Draft, ...] = ()
+        self._drafts: dict[str, tuple[Policy, ...]] = {}
+        self._host_drafts: tuple[Policy, ...] = ()
         self._spoken: dict[str, set[GroupName]] = {}  # of address groups, by those policies that speak of any
         self._about_nodes: set[str] = set()
-        self._demanding: set[str] = set()
-        self._demanded = False  # whether anything was, at the last `resolve`
         self._errors: dict[str, str] = {}
         self._doubts: dict[str, tuple[str, ...]] = {}
         self._namespaces: dict[str, str] = {}  # what they say of the mode of their policies
@@ -73,7 +69,6 @@ class PolicyObjects:
             for held in (self.held, self._drafts, self._spoken, self._errors, self._doubts):
                 held.pop(name, None)
             self._about_nodes.discard(name)
-            self._demanding.discard(name)
             self._marks = None
             self._stale.add(name)
             return
@@ -86,11 +81,10 @@ class PolicyObjects:
             self._spoken[name] = spoken
         else:
             self._spoken.pop(name, None)
-        _mark(self._about_nodes, name, any(draft.policy.host for draft in drafts))
-        _mark(self._demanding, name, any(draft.demands for draft in drafts))
+        _mark(self._about_nodes, name, any(draft.host for draft in drafts))
         self._stale.add(name)
 
-    def _read(self, name: str, raw: dict[str, Any]) -> tuple[Draft, ...]:
+    def _read(self, name: str, raw: dict[str, Any]) -> tuple[Policy, ...]:
         nodes, cluster = self._settings.enable_node_selector_labels, self._settings.cluster_name
         drafts, error = drafts_left(raw, cluster=cluster, nodes=nodes, hosts=self._host.enabled)
         self._errors.pop(name, None)
@@ -153,19 +147,11 @@ class PolicyObjects:
             self._host_drafts = hosts
             stale.add(_HOSTS)
         drafted = {**self._drafts, _HOSTS: hosts}
-        if self._demanding or self._demanded:
-            self._demanded = bool(self._demanding)
-            stale |= drafted.keys()
-        return {name for name, policies in self._together(stale, drafted).items() if self._mean(name, policies)}
+        return {name for name in stale if self._mean(name, self._meant(name, drafted.get(name, ())))}
 
-    def _together(self, names: set[str], drafted: Mapping[str, tuple[Draft, ...]]) -> dict[str, list[Policy]]:
-        held = {name: drafted[name] for name in sorted(names & drafted.keys())}
-        origins = {draft.policy.origin.written_in: name for name, drafts in held.items() for draft in drafts}
-        found: dict[str, list[Policy]] = {name: [] for name in names}
-        moded = (draft.audited() if self.audited(name) else draft for name, drafts in held.items() for draft in drafts)
-        for policy in resolve(moded, self._groups):
-            found[origins[policy.origin.written_in]].append(policy)
-        return found
+    def _meant(self, name: str, drafts: tuple[Policy, ...]) -> list[Policy]:
+        audit = self.audited(name)
+        return [replace(policy, audit=audit) for policy in resolve(drafts, self._groups)]
 
     def _mean(self, name: str, policies: list[Policy]) -> bool:
         """Whether that is something new."""
@@ -184,9 +170,9 @@ class PolicyObjects:
         found: dict[str, str] = {}
         for name in sorted(self._about_nodes - self._errors.keys()):
             drafts = self._drafts[name]
-            if not self.audited(name) and self._host.governed_by(draft.policy for draft in drafts):
+            if not self.audited(name) and self._host.governed_by(drafts):
                 cut, _ = cut_by(self.held[name].raw)
-                found |= dict.fromkeys(sorted(cut - found.keys()), str(replace(drafts[0].policy.origin, path="")))
+                found |= dict.fromkeys(sorted(cut - found.keys()), str(replace(drafts[0].origin, path="")))
         return found
 
     def _mode(self, held: PolicyObject) -> tuple[Mode, str]:
@@ -221,7 +207,7 @@ class PolicyObjects:
 
     def wrote(self, name: str, origin: Origin) -> bool:
         """Whether that is where a rule of this one is written."""
-        return any(draft.policy.origin.written_in == origin.written_in for draft in self._drafts.get(name, ()))
+        return any(draft.origin.written_in == origin.written_in for draft in self._drafts.get(name, ()))
 
     def about_nodes(self) -> dict[str, PolicyObject]:
         """Those that speak of nodes, this one or others, by kind and key."""

@@ -325,7 +325,7 @@ class PolicyStage:
             return ""
         worst = max((self._compiled.too_large[large] for large in names), key=lambda large: large.rows)
         instead = ["what it would deny is not told"] if self.objects.audited(name) else self._instead(names)
-        return "; ".join((f"too large: {worst.rows} rows, and a policy may have {worst.budget}", *instead))
+        return "; ".join((f"too large: {worst}", *instead))
 
     def _instead(self, names: set[PolicyName]) -> list[str]:
         """What holds for those whom policies of these names, which are too large, would govern."""

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from pilus_api.errors import InvalidError
-from pilus_api.policies import drafts_of, groups_of, is_policy, resolve
+from pilus_api.policies import drafts_of, groups_of, is_policy, resolve, together
+from pilus_api.policy_together import TooManyDemandsError
 from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
 from pilus_api.resources.model import parse
 from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, CidrGroup, Direction, Policy, Rule
@@ -127,15 +128,18 @@ def _object(place: _Place, cluster: str, groups: set[str], nodes: bool) -> Itera
         if not is_policy(obj):
             return
         drafts = drafts_of(obj, cluster=cluster, nodes=nodes)
-        # A requirement may bring in the API servers, of whom no rule speaks.
-        policies = resolve(drafts, dict.fromkeys({ApiServers(), *groups_of(drafts)}, ()))
+        # A requirement may bring in the API servers, of whom no rule speaks. Its specs may govern the same pods.
+        policies = together(resolve(drafts, dict.fromkeys({ApiServers(), *groups_of(drafts)}, ())))
+    except TooManyDemandsError as error:
+        yield finding(_ERROR, "spec" if "spec" in obj else "specs", str(error))
+        return
     except InvalidError as error:
         yield finding(_ERROR, error.path, str(error).removeprefix(f"{error.path}: "))
         return
     for field in dict.fromkeys(field for policy in policies for field in _unenforced(policy)):
         yield finding(_WARNING, field, "is not in force yet: what it would allow is denied")
-    for rule, port in _unresolved((*(draft.policy for draft in drafts), *policies)):
-        effect = "denies every port of its protocol" if rule.deny else "allows nothing"
+    for rule, port in _unresolved((*drafts, *policies)):
+        effect = "denies every port of its protocol" if rule.deny or rule.closing else "allows nothing"
         yield finding(_WARNING, rule.origin.path, f"an address has no named port {port}: by addresses it {effect}")
     for group in sorted(
         str(group.name) for group in groups_of(drafts) if isinstance(group, CidrGroup) and group.name not in groups
@@ -161,7 +165,7 @@ def _unresolved(policies: Iterable[Policy]) -> Iterator[tuple[Rule, str]]:
                 or (isinstance(peer, AddressGroup) and (peer.others or not isinstance(peer.name, ApiServers)))
                 for peer in rule.peers or ()
             )
-            if rule.direction is not Direction.EGRESS or not by_address or (rule.unenforced and not rule.deny):
+            if rule.direction is not Direction.EGRESS or not by_address or (rule.unenforced and not (rule.deny or rule.closing)):
                 continue
             for name in sorted({port.name for port in rule.ports or () if port.name}):
                 if (rule.origin, name) not in told:

@@ -16,7 +16,7 @@ from pilus_api.errors import InvalidError
 from pilus_api.identities import HOST, RESERVED, Identity
 from pilus_api.labels import SOURCE_RESERVED, Label, canonical
 from pilus_api.lifelines import Surroundings, cut_by, lifeline
-from pilus_api.policies import Draft, drafts_left, drafts_of, groups_of, resolve
+from pilus_api.policies import drafts_left, drafts_of, groups_of, resolve
 from pilus_api.policy_modes import Mode, mode_of
 from pilus_api.rules import Direction, GroupName, Network, Policy, Services
 from pilus_api.selectors import exists, selector
@@ -50,7 +50,7 @@ class Changed:
 @dataclass(frozen=True, slots=True)
 class _Declared:
     raw: Raw
-    drafts: tuple[Draft, ...]
+    drafts: tuple[Policy, ...]
     enforced: bool
 
 
@@ -136,7 +136,7 @@ def _subjects(cluster: Cluster, declared: Iterable[_Declared]) -> dict[str, tupl
         for ports, names in called.items():
             endpoint = Endpoint(cluster.identities[identity], named_ports(ports))
             found[f"{identity}/{names[0]}"] = Workload(identity, tuple(names)), endpoint
-    if any(draft.policy.host for each in declared for draft in each.drafts):
+    if any(draft.host for each in declared for draft in each.drafts):
         for name, labels in sorted((cluster.nodes or {}).items()):
             endpoint = Endpoint(canonical((*labels, *RESERVED[HOST])), {}, host=True)
             found[f"node/{name}"] = Workload(HOST, (name,), node=True), endpoint
@@ -172,7 +172,7 @@ def _compiled(
         compiler.put_endpoint(key, _with_lifelines(endpoint, lifelines, declared.values()) if endpoint.host else endpoint)
     # What is in audit mode decides nothing, and binds nobody else.
     drafts = [draft for each in declared.values() if each.enforced for draft in each.drafts]
-    drafts += (Draft(policy) for policy in lifelines.values())
+    drafts += lifelines.values()
     # Who is behind a Service is not known: nobody here. Of any other group that is not there agents make the same as `resolve`.
     unknown: Groups = {group: () for group in groups_of(drafts) if isinstance(group, Services)}
     compiler.put_policies("all", (*builtin(cluster.settings), *resolve(drafts, {**unknown, **groups})))
@@ -210,7 +210,7 @@ def _with_lifelines(node: Endpoint, names: Iterable[str], declared: Iterable[_De
     cut: set[str] = set()
     for each in declared:
         named, _ = cut_by(each.raw)
-        if named and each.enforced and any(one.policy.host and one.policy.subject.matches(node.labels) for one in each.drafts):
+        if named and each.enforced and any(one.host and one.subject.matches(node.labels) for one in each.drafts):
             cut |= named
     held = (Label(SOURCE_RESERVED, _mark(name), "") for name in names if name not in cut and "all" not in cut)
     return replace(node, labels=canonical((*node.labels, *held)))

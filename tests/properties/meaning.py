@@ -284,99 +284,217 @@ def _cilium_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, audited
         if not _governs(cluster, policy, spec, me):
             continue
         for section in (word, f"{word}Deny"):
+            deny = section != word
             for index, element in enumerate(spec.get(section) or ()):
-                if _element(cluster, policy, spec, element, me, packet, audited, deny=section != word):
-                    action = "allow" if section == word else "deny"
-                    yield Hit(1, (0, 0), action, _where(policy, f"{path}.{section}[{index}]"))
+                where = _where(policy, f"{path}.{section}[{index}]")
+                for who in _others(cluster, policy, spec, element, me, packet, audited, deny=deny):
+                    for entry in _entries(element, packet.protocol, deny=deny):
+                        # What is restricted by something that is not in force is closed, whoever else allows it.
+                        closes = deny or entry.restricted
+                        if not _at(entry, cluster, me, packet, by_address=who.by_address, deny=closes):
+                            continue
+                        if not (entry.layer_7 and _plain(cluster, who.name, entry, me, packet, audited)):
+                            yield Hit(1, (0, 0), "deny" if closes else "allow", where)
 
 
-def _element(cluster: Cluster, policy: Raw, spec: Raw, element: Raw, me: str, packet: Packet, audited: bool, *, deny: bool) -> bool:
-    """Whether it means the packet, as far as it is in force: an allow with something that is not allows nothing."""
-    if not deny and element.get("authentication", {}).get("mode", "disabled") != "disabled":
+class Who(NamedTuple):
+    """A peer that is the other side. `name`: who is written alike has the same. `by_address`: it is known by its address alone."""
+
+    name: Any
+    by_address: bool
+
+
+ANYBODY = "anybody"
+
+
+class Entry(NamedTuple):
+    """What an element says of ports: all of them, types of ICMP, or one port of one protocol (with `low` None by its name)."""
+
+    restricted: bool
+    layer_7: bool = False  # and by rules of layer 7 alone
+    sort: str = "all"
+    protocol: int = 0
+    low: int | None = None
+    high: int = 0
+    called: str = ""
+
+
+def _entries(element: Raw, protocol: int, *, deny: bool) -> Iterator[Entry]:
+    """Those that may mean a packet of the protocol."""
+    closed = not deny and element.get("authentication", {}).get("mode", "disabled") != "disabled"
+    if element.get("icmps"):
+        for held in (each for rule in element["icmps"] for each in rule.get("fields") or ()):
+            family = held.get("family", "IPv4")
+            named = ICMP_NAMES[family].get(str(held["type"]))
+            number = int(held["type"]) if named is None else named
+            if protocol == (ICMP if family == "IPv4" else ICMPV6):
+                yield Entry(closed, sort="type", protocol=protocol, low=number, high=number)
+    elif element.get("toPorts"):
+        for rule in element["toPorts"]:
+            harder = any(rule.get(key) for key in ("terminatingTLS", "originatingTLS", "serverNames", "listener"))
+            layer_7 = any(rule.get("rules", {}).values())  # an empty list of it says nothing
+            restricted = not deny and (closed or harder or layer_7)
+            for port in rule.get("ports") or ():
+                if protocol in TRANSPORTS[port.get("protocol", "ANY").upper()]:
+                    yield Entry(restricted, restricted and not closed and not harder, "port", protocol, *_port(port))
+    else:
+        yield Entry(closed)
+
+
+def _port(wanted: Raw) -> tuple[int | None, int, str]:
+    """Of cilium.io, where the number is a text."""
+    text = str(wanted["port"])
+    if not text.isdigit():
+        return None, 0, text.lower()
+    low = int(text, 8) if text.startswith("0") else int(text)
+    end: int = wanted.get("endPort", 0)
+    return (0, 65535, "") if low == end == 0 else (low, max(low, end), "")
+
+
+def _plain(cluster: Cluster, who: Any, entry: Entry, me: str, packet: Packet, audited: bool) -> bool:
+    """Whether somebody allows that very port to those very peers without more: then rules of layer 7 restrict nothing."""
+    word = ("ingress", "egress")[packet.direction]
+    for policy in cluster.policies:
+        if policy["kind"] in ADMINS or (in_audit(cluster, policy) and not audited):
+            continue
+        for _, spec in _specs(policy):
+            if not _governs(cluster, policy, spec, me):
+                continue
+            if policy["kind"] == "NetworkPolicy":
+                if _plain_of_kubernetes(cluster, policy, who, entry, me, packet, audited):
+                    return True
+                continue
+            for element in spec.get(word) or ():
+                like = [
+                    each for each in _entries(element, packet.protocol, deny=False) if not each.restricted and each[2:] == entry[2:]
+                ]
+                others = _others(cluster, policy, spec, element, me, packet, audited, deny=False) if like else ()
+                if any(other.name == who for other in others):
+                    return True
+    return False
+
+
+def _plain_of_kubernetes(cluster: Cluster, policy: Raw, who: Any, entry: Entry, me: str, packet: Packet, audited: bool) -> bool:
+    word = ("ingress", "egress")[packet.direction]
+    if word.capitalize() not in _types(policy["spec"]):
         return False
+    demands = _demands(cluster, me, packet.direction, False, audited)
+    for rule in policy["spec"].get(word) or ():
+        for wanted in rule.get("ports") or ():
+            port = wanted.get("port")
+            low, high, called = (
+                (0, 65535, "")
+                if port is None
+                else (None, 0, port)
+                if isinstance(port, str)
+                else (port, wanted.get("endPort", port), "")
+            )
+            if packet.protocol in TRANSPORTS[wanted.get("protocol", "TCP")] and (low, high, called) == entry[4:]:
+                for peer in rule.get(("from", "to")[packet.direction]) or [None]:
+                    if any(each.name == who for each in _kubernetes_peer(cluster, policy, peer, packet, demands)):
+                        return True
+    return False
+
+
+def _others(
+    cluster: Cluster, policy: Raw, spec: Raw, element: Raw, me: str, packet: Packet, audited: bool, *, deny: bool
+) -> Iterator[Who]:
+    """The peers of an element that are the other side."""
     side = ("from", "to")[packet.direction]
     peers = {key.removeprefix(side): value for key, value in element.items() if key.startswith(side) and key != "toPorts"}
-    ports: Sequence[Raw] | None = [] if element.get("toPorts") else None
-    for rule in element.get("toPorts") or ():
-        restricted = any(rule.get(key) for key in ("terminatingTLS", "originatingTLS", "serverNames", "listener"))
-        restricted = restricted or any(rule.get("rules", {}).values())  # an empty list of layer 7 says nothing
-        if deny or not restricted:
-            ports = [*(ports or ()), *(rule.get("ports") or ())]
-    types = [each for rule in element["icmps"] for each in rule.get("fields", ())] if element.get("icmps") else None
     if not peers:
         # `{}` is nobody; anybody needs ports beside it.
-        return (ports is not None or types is not None) and _at(ports, types, cluster, me, packet, by_address=False, deny=deny)
-    for who, by_address in _peers(cluster, policy, spec, peers, me, packet, audited, deny=deny):
-        if who and _at(ports, types, cluster, me, packet, by_address=by_address, deny=deny):
-            return True
-    return False
+        if element.get("toPorts") or element.get("icmps"):
+            yield Who(ANYBODY, by_address=False)
+    elif "all" in (peers.get("Entities") or ()):
+        yield Who(ANYBODY, by_address=False)
+    else:
+        yield from _peers(cluster, policy, spec, peers, me, packet, audited, deny=deny)
 
 
 def _peers(
     cluster: Cluster, policy: Raw, spec: Raw, peers: Raw, me: str, packet: Packet, audited: bool, *, deny: bool
-) -> Iterator[tuple[bool, bool]]:
-    """Each peer: whether it is the other side, and whether it is known by its address alone."""
-    labels, anywhere = packet.peer.labels, packet.outside and packet.address is not None
+) -> Iterator[Who]:
+    labels, outside = packet.peer.labels, packet.outside and packet.address is not None
+    if outside:
+        yield from (Who(name, by_address=True) for name in _by_address(cluster, peers, packet, deny=deny))
     for selector in peers.get("Endpoints") or ():
-        demands = _demands(cluster, me, packet.direction, deny, policy, audited)
+        demands = _demands(cluster, me, packet.direction, deny, audited)
         yield from _is_endpoint(cluster, packet, [*_endpoint_needs(policy, spec, selector), *demands])
-    for text in peers.get("CIDR") or ():
-        yield anywhere and packet.address in _network(text), True
-    for rule in peers.get("CIDRSet") or ():
-        yield anywhere and _in_rule(cluster, packet, rule, deny), True
     for name in peers.get("Entities") or ():
-        yield _is_entity(cluster, labels, name), False
-        yield name in ("cluster", "kube-apiserver") and _is_api_server(cluster, packet), True
+        yield from (Who(meant, by_address=False) for meant in _is_entity(cluster, labels, name))
     for selector in peers.get("Nodes") or ():
-        node = any(("reserved", name, "") in _labels(packet.peer) for name in ("host", "remote-node"))
-        if cluster.nodes_by_label:
-            yield node and _meets(labels, _of_node(_needs(selector), "any")), False
-        else:
-            yield node and deny, False
-    if peers.get("Groups"):
-        yield anywhere and deny, True
+        for name in ("host", "remote-node"):
+            if ("reserved", name, "") in _labels(packet.peer):
+                needs = _of_node(_needs(selector), "any")
+                if _meets(labels, needs) if cluster.nodes_by_label else deny:
+                    yield Who(_written([*needs, ("reserved", name, "In", [""])]), by_address=False)
+
+
+def _by_address(cluster: Cluster, peers: Raw, packet: Packet, *, deny: bool) -> Iterator[Any]:
+    """What of these the other side is, who is outside."""
+    yield from ((_network(text), ()) for text in peers.get("CIDR") or () if packet.address in _network(text))
+    for rule in peers.get("CIDRSet") or ():
+        yield from _in_rule(cluster, packet, rule, deny)
+    for name in peers.get("Entities") or ():
+        if name in ("cluster", "kube-apiserver") and _is_api_server(cluster, packet):
+            # As an entity it may be a node by its address, where rules by address mean nodes: that is not the same.
+            nodes = bool(cluster.settings["policy_cidr_match_mode"])
+            yield "api server" if nodes else _outsiders(packet, servers=True, others=False)
+    if peers.get("Groups") and deny:
+        yield "group"
     for entry in peers.get("Services") or ():
-        yield anywhere and _behind(cluster, packet, entry, deny), True
+        if _behind(cluster, packet, entry, deny):
+            yield ip_network(str(packet.address)), ()
 
 
-def _is_endpoint(cluster: Cluster, packet: Packet, needs: Sequence[Need]) -> Iterator[tuple[bool, bool]]:
-    """Whether the other side meets these, and whether its address alone says so. That is where of those outside some do and some
-    don't: one family, or API servers."""
+def _written(needs: Sequence[Need]) -> Any:
+    """The same for those that say the same."""
+    return frozenset((source, key, operator, frozenset(values)) for source, key, operator, values in needs)
+
+
+def _outsiders(packet: Packet, *, servers: bool, others: bool) -> Any:
+    """Those outside of one family: API servers, everybody else, or both."""
+    return "outside", packet.address.version if packet.address else 0, servers, others
+
+
+def _is_endpoint(cluster: Cluster, packet: Packet, needs: Sequence[Need]) -> Iterator[Who]:
+    """The other side, if it meets these. Its address alone says so where of those outside some do and some don't: one family, or
+    API servers."""
     outside = [{("reserved", "world", "")}]
     for family in (4, 6):
         outside.append({("reserved", "world", ""), ("reserved", f"world-ipv{family}", "")})
         outside.append({*outside[-1], ("reserved", "kube-apiserver", "")})
     met = [_meets(frozenset(labels), needs) for labels in outside]
-    if all(met) or not any(met):
-        yield _meets(packet.peer.labels, needs), False
-        return
-    if packet.peer.outside and packet.address is not None:
-        yield met[(1 if packet.address.version == 4 else 3) + _is_api_server(cluster, packet)], True
-    else:
-        yield _meets(packet.peer.labels, needs), False
+    if packet.peer.outside and packet.address is not None and any(met) and not all(met):
+        others, servers = met[1:3] if packet.address.version == 4 else met[3:]
+        if servers if _is_api_server(cluster, packet) else others:
+            yield Who(_outsiders(packet, servers=servers, others=others), by_address=True)
+    elif _meets(packet.peer.labels, needs):
+        yield Who(_written(needs), by_address=False)
 
 
 def _endpoint_needs(policy: Raw, spec: Raw, selector: Raw, *, requires: bool = False) -> list[Need]:
     needs, namespace = _needs(selector), policy["metadata"].get("namespace", "")
-    reserved = any(source == "reserved" for source, *_ in needs)
+    reserved = not requires and any(source == "reserved" for source, *_ in needs)
     if namespace:
         named = any(
             source in ("k8s", "any") and (key == NAMESPACE or key.startswith(NAMESPACE_LABELS)) for source, key, *_ in needs
         )
-        return needs if named or (reserved and not requires) else [*needs, _in(namespace)]
+        return needs if named or reserved else [*needs, _in(namespace)]
     governed = _needs(spec.get("endpointSelector", {}))
     init = any((source, key) == ("reserved", "init") and operator in ("In", "Exists") for source, key, operator, _ in governed)
     return needs if reserved or init else [*needs, _SOMEWHERE]
 
 
-def _demands(cluster: Cluster, me: str, direction: int, deny: bool, of: Raw, audited: bool) -> list[Need]:
-    """What policies that govern this endpoint require of every endpoint peer; those in audit mode of such policies alone."""
+def _demands(cluster: Cluster, me: str, direction: int, deny: bool, audited: bool) -> list[Need]:
+    """What policies that govern this endpoint and take part require of every endpoint peer."""
     section, field_name = ("ingress", "egress")[direction] + ("Deny" if deny else ""), ("from", "to")[direction] + "Requires"
     found = []
     for policy in cluster.policies:
         if policy["kind"] not in ("CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"):
             continue
-        if in_audit(cluster, policy) and not (audited and in_audit(cluster, of)):
+        if in_audit(cluster, policy) and not audited:
             continue
         for _, spec in _specs(policy):
             if _governs(cluster, policy, spec, me):
@@ -386,16 +504,14 @@ def _demands(cluster: Cluster, me: str, direction: int, deny: bool, of: Raw, aud
     return found
 
 
-def _is_entity(cluster: Cluster, labels: frozenset[Label] | None, name: str) -> bool:
-    if name == "all":
-        return True
-    if labels is None:
-        return False
-    if name == "cluster":
-        return any(("reserved", each, "") in labels for each in LOCAL) or ("k8s", CLUSTER, "blue") in labels
-    if name == "world":
-        return any(("reserved", each, "") in labels for each in ("world", "world-ipv4", "world-ipv6"))
-    return ("reserved", name, "") in labels
+def _is_entity(cluster: Cluster, labels: frozenset[Label] | None, name: str) -> Iterator[Any]:
+    """What of it the other side is, as a selector would be written."""
+    names = LOCAL if name == "cluster" else ("world", "world-ipv4", "world-ipv6") if name == "world" else (name,)
+    for each in names:
+        if labels is not None and ("reserved", each, "") in labels:
+            yield _written([("reserved", each, "In", [""])])
+    if name == "cluster" and labels is not None and ("k8s", CLUSTER, "blue") in labels:
+        yield _written([("k8s", CLUSTER, "In", ["blue"])])
 
 
 def _is_api_server(cluster: Cluster, packet: Packet) -> bool:
@@ -406,15 +522,20 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     return ip_network(text, strict=False)
 
 
-def _in_rule(cluster: Cluster, packet: Packet, rule: Raw, deny: bool) -> bool:
+def _in_rule(cluster: Cluster, packet: Packet, rule: Raw, deny: bool) -> Iterator[Any]:
+    """The prefixes, with what is excepted, that the address is in."""
+    excepted = tuple(_network(text) for text in rule.get("except") or ())
+    if any(packet.address in each for each in excepted):
+        return
     if "cidrGroupRef" in rule:
-        if rule["cidrGroupRef"] not in cluster.groups:
-            return deny  # it may be anything outside
-        texts = cluster.groups[rule["cidrGroupRef"]]
+        texts = cluster.groups.get(rule["cidrGroupRef"])
+        if texts is None:  # it may be anything outside
+            texts = ["0.0.0.0/0", "::/0"] if deny else []
     else:
         texts = [rule["cidr"]]
-    excepted = any(packet.address in _network(text) for text in rule.get("except") or ())
-    return not excepted and any(packet.address in _network(text) for text in texts)
+    for network in map(_network, texts):
+        if packet.address in network:
+            yield network, tuple(each for each in excepted if each.version == network.version)
 
 
 def _behind(cluster: Cluster, packet: Packet, entry: Raw, deny: bool) -> bool:
@@ -439,40 +560,12 @@ def _behind(cluster: Cluster, packet: Packet, entry: Raw, deny: bool) -> bool:
 # -- ports -------------------------------------------------------------------------------------------------------------------
 
 
-def _at(
-    ports: Sequence[Raw] | None,
-    types: Sequence[Raw] | None,
-    cluster: Cluster,
-    me: str,
-    packet: Packet,
-    *,
-    by_address: bool,
-    deny: bool,
-) -> bool:
-    if types is not None:
-        return any(_is_type(each, packet) for each in types)
-    if ports is None:
+def _at(entry: Entry, cluster: Cluster, me: str, packet: Packet, *, by_address: bool, deny: bool) -> bool:
+    if entry.sort == "all":
         return True
-    return any(_is_port(each, cluster.governed[me], packet, by_address=by_address, deny=deny) for each in ports)
-
-
-def _is_type(wanted: Raw, packet: Packet) -> bool:
-    family = wanted.get("family", "IPv4")
-    named = ICMP_NAMES[family].get(str(wanted["type"]))
-    number = int(wanted["type"]) if named is None else named
-    return (packet.protocol, packet.port) == (ICMP if family == "IPv4" else ICMPV6, number)
-
-
-def _is_port(wanted: Raw, me: End, packet: Packet, *, by_address: bool, deny: bool) -> bool:
-    """Of cilium.io, where the number is a text, and of any protocol of layer 4 if none is given."""
-    if packet.protocol not in TRANSPORTS[wanted.get("protocol", "ANY").upper()]:
-        return False
-    text = str(wanted["port"])
-    if not text.isdigit():
-        return _is_named(text.lower(), me, packet, by_address=by_address, deny=deny)
-    low = int(text, 8) if text.startswith("0") else int(text)
-    high: int = wanted.get("endPort", 0)
-    return low == high == 0 or low <= packet.port <= max(low, high)
+    if entry.low is None:
+        return _is_named(entry.called, cluster.governed[me], packet, by_address=by_address, deny=deny)
+    return entry.low <= packet.port <= entry.high
 
 
 def _is_named(name: str, me: End, packet: Packet, *, by_address: bool, deny: bool) -> bool:
@@ -492,7 +585,7 @@ def _kubernetes_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, aud
     spec, word = policy["spec"], ("ingress", "egress")[packet.direction]
     if not _governs(cluster, policy, spec, me) or word.capitalize() not in _types(spec):
         return
-    demands = _demands(cluster, me, packet.direction, False, policy, audited)
+    demands = _demands(cluster, me, packet.direction, False, audited)
     for index, rule in enumerate(spec.get(word) or ()):
         peers = rule.get(("from", "to")[packet.direction]) or [None]
         if any(_kubernetes_rule(cluster, policy, rule, peer, cluster.governed[me], packet, demands) for peer in peers):
@@ -502,22 +595,21 @@ def _kubernetes_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, aud
 def _kubernetes_rule(
     cluster: Cluster, policy: Raw, rule: Raw, peer: Raw | None, me: End, packet: Packet, demands: Sequence[Need]
 ) -> bool:
-    for who, by_address in _kubernetes_peer(cluster, policy, peer, packet, demands):
-        if who and any(_kubernetes_port(each, me, packet, by_address) for each in rule.get("ports") or [None]):
+    for who in _kubernetes_peer(cluster, policy, peer, packet, demands):
+        if any(_kubernetes_port(each, me, packet, who.by_address) for each in rule.get("ports") or [None]):
             return True
     return False
 
 
-def _kubernetes_peer(
-    cluster: Cluster, policy: Raw, peer: Raw | None, packet: Packet, demands: Sequence[Need]
-) -> Iterator[tuple[bool, bool]]:
+def _kubernetes_peer(cluster: Cluster, policy: Raw, peer: Raw | None, packet: Packet, demands: Sequence[Need]) -> Iterator[Who]:
     if peer is not None and "ipBlock" in peer:
         block = peer["ipBlock"]
-        who = packet.address is not None and packet.address in _network(block["cidr"])
-        yield who and not any(packet.address in _network(text) for text in block.get("except") or ()), True
+        excepted = any(packet.address in _network(text) for text in block.get("except") or () if packet.address)
+        if packet.address is not None and packet.address in _network(block["cidr"]) and not excepted:
+            yield Who("block", by_address=True)  # one of cilium.io means other addresses
         return
     if peer is None and not demands:
-        yield True, False
+        yield Who(ANYBODY, by_address=False)
         return
     needs = _needs(peer.get("podSelector", {}), "k8s") if peer is not None else []
     if peer is not None and "namespaceSelector" in peer:

@@ -117,10 +117,10 @@ def services(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def port_rules(draw: st.DrawFn, egress: bool, deny: bool) -> dict[str, Any]:
-    if not deny and draw(pick(*[False] * 5, True)):
-        port = given(port=draw(pick("80", "8080", "443", "http")), endPort=draw(pick(None, None, 8080)), protocol="TCP")
+    if not deny and draw(pick(False, False, True)):
+        port = given(port=draw(pick("80", "80", "8080", "http")), endPort=draw(pick(None, None, 8080)), protocol="TCP")
         restricting: list[dict[str, Any]] = [
-            {"rules": {"http": [{"method": "GET"}]}},
+            *[{"rules": {"http": [{"method": "GET"}]}}] * 3,
             {"serverNames": ["a.example"]},
             {"rules": {"http": []}},
             {"rules": {"kafka": [{"role": "produce"}]}},
@@ -204,7 +204,45 @@ def sections(draw: st.DrawFn) -> dict[str, Any]:
             tuple(SECTIONS),
         )
     )
-    return {name: draw(listed(elements(*SECTIONS[name]))) for name in names}
+    found = {name: draw(listed(elements(*SECTIONS[name]))) for name in names}
+    for name in filter(allows.__contains__, names):
+        if draw(pick(*[False] * 4, True)):
+            found[name].append(draw(restricted("to" if name == "egress" else "from")))
+        found[name] += [draw(beside(element)) for element in found[name] if _restricting(element)]
+    return found
+
+
+def _restricting(element: Raw) -> bool:
+    return "authentication" in element or any(rule.keys() - {"ports"} for rule in element.get("toPorts", ()))
+
+
+@st.composite
+def restricted(draw: st.DrawFn, side: str) -> dict[str, Any]:
+    """An element whom many packets are of, so that what closes and what opens meets often enough."""
+    wide = (
+        ("Endpoints", [{}]),
+        ("Endpoints", [{}]),
+        ("Entities", ["all"]),
+        ("Entities", ["world", "cluster"]),
+        ("CIDR", ["0.0.0.0/0"]),
+        None,
+    )
+    sort = draw(pick(*wide))
+    found: dict[str, Any] = {} if sort is None else {f"{side}{sort[0]}": sort[1]}
+    ports = [{"port": each, "protocol": "TCP"} for each in draw(pick(("80",), ("8080",), ("80", "8080")))]
+    more = draw(pick({"rules": {"http": [{}]}}, {"rules": {"http": [{}]}}, {"serverNames": ["a.example"]}, {}))
+    found["toPorts"] = [{"ports": ports, **more}]
+    return found if more else found | {"authentication": {"mode": "required"}}
+
+
+@st.composite
+def beside(draw: st.DrawFn, element: Raw) -> dict[str, Any]:
+    """An element without what restricts that one, for the same peers or for everybody, at the same ports or at all."""
+    same, ports = draw(pick(True, True, True, False)), draw(pick(True, True, True, False))
+    found = {key: value for key, value in element.items() if same and key not in ("toPorts", "authentication")}
+    if "toPorts" in element and (ports or not found):
+        found["toPorts"] = [given(ports=rule.get("ports")) for rule in element["toPorts"]]
+    return found
 
 
 default_deny = maybe(st.builds(given, ingress=pick(None, True, False), egress=pick(None, True, False)))

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from pilus_api.labels import Labels, parse_label
-from pilus_api.policies import drafts_of, resolve
+from pilus_api.policies import drafts_of, resolve, together
 from pilus_api.rules import AddressPeer, ApiServers, CidrGroup, GroupName, Network, Peer, Policy, Ports, Rule, Services
 from pilus_api.selectors import Operator, Requirement, Selector
 
@@ -49,7 +49,7 @@ def policy(spec: str | dict[str, Any], *, clusterwide: bool = False, name: str =
 
 
 def compiled(spec: str | dict[str, Any], *, clusterwide: bool = False, nodes: bool = False) -> Policy:
-    (found,) = resolve(drafts_of(policy(spec, clusterwide=clusterwide), cluster="blue", nodes=nodes), GROUPS)
+    (found,) = together(resolve(drafts_of(policy(spec, clusterwide=clusterwide), cluster="blue", nodes=nodes), GROUPS))
     return found
 
 

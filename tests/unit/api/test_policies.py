@@ -103,22 +103,22 @@ ELEMENTS = [
     ("{fromGroups: [{aws: {region: r}}]}", "allow nobody : * ! spec.ingress[0].fromGroups"),
     (
         "{fromEndpoints: [{}], authentication: {mode: required}}",
-        "allow k8s:NS=N : * ! spec.ingress[0].authentication",
+        "deny k8s:NS=N : * ! spec.ingress[0].authentication",
     ),
     ("{fromEndpoints: [{}], authentication: {mode: disabled}}", "allow k8s:NS=N : *"),
     (
         "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}, {ports: [{port: '81', protocol: TCP}]}]}",
-        "allow * : 6/81; allow * : 6/80 ! spec.ingress[0].toPorts[0].rules.http",
+        "allow * : 6/81; deny * : 6/80 ! spec.ingress[0].toPorts[0].rules.http",
     ),
     (
         "{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {l7proto: x}}]}",
-        "allow * : 6/80 ! spec.ingress[0].toPorts[0].rules.l7proto",
+        "deny * : 6/80 ! spec.ingress[0].toPorts[0].rules.l7proto",
     ),
     ("{toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: []}}]}", "allow * : 6/80"),
     (
         "{toPorts: [{ports: [{port: '443', protocol: TCP}], terminatingTLS: {secret: {name: a}},"
         " originatingTLS: {secret: {name: a}}, serverNames: [a.b]}]}",
-        "allow * : 6/443 ! spec.ingress[0].toPorts[0].terminatingTLS spec.ingress[0].toPorts[0].originatingTLS"
+        "deny * : 6/443 ! spec.ingress[0].toPorts[0].terminatingTLS spec.ingress[0].toPorts[0].originatingTLS"
         " spec.ingress[0].toPorts[0].serverNames",
     ),
 ]  # fmt: skip
@@ -163,7 +163,7 @@ EGRESS_ONLY = [
     ("{toServices: [{}]}", "allow nobody : *"),
     (
         "{toPorts: [{ports: [{port: '53', protocol: UDP}], rules: {dns: [{matchPattern: '*'}]}}]}",
-        "allow * : 17/53 ! spec.egress[0].toPorts[0].rules.dns",
+        "deny * : 17/53 ! spec.egress[0].toPorts[0].rules.dns",
     ),
     (
         "{toFQDNs: [{matchName: a.b}], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}",
@@ -171,7 +171,7 @@ EGRESS_ONLY = [
     ),
     (
         "{toPorts: [{ports: [{port: '80', protocol: TCP}], listener: {name: a, envoyConfig: {name: b}}}]}",
-        "allow * : 6/80 ! spec.egress[0].toPorts[0].listener",
+        "deny * : 6/80 ! spec.egress[0].toPorts[0].listener",
     ),
 ]  # fmt: skip
 

@@ -1,12 +1,14 @@
 """What requirements (fromRequires, toRequires) make of the rules of their own policy and of others."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.api.policy_texts import compiled, labels, policy, rule
+from tests.unit.api.policy_texts import GROUPS, compiled, labels, policy, rule
 
-from pilus_api.policies import drafts_of, policies_of, resolve
-from pilus_api.rules import Policy
+from pilus_api.policies import drafts_of, resolve, together
+from pilus_api.policy_together import TooManyDemandsError
 
 REQUIRES = """
 endpointSelector: {matchLabels: {tier: db}}
@@ -17,45 +19,35 @@ ALLOWS = (
 )
 
 
-def together(*held: dict[str, Any]) -> tuple[Policy, ...]:
-    return resolve(draft for each in held for draft in drafts_of(each, cluster="blue"))
-
-
-def governing(policies: tuple[Policy, ...], name: str, *texts: str) -> list[str]:
-    """The rules of the policy of that name for a pod with these labels: of one part of it, or of none."""
-    parts = [
-        each
-        for each in policies
-        if each.origin.name == name and each.subject.matches(labels("k8s:io.kubernetes.pod.namespace=N", *texts))
-    ]
-    assert len(parts) <= 1
-    return [rule(each) for part in parts for each in part.rules]
+def governing(held: Sequence[dict[str, Any]], name: str, *texts: str) -> list[str]:
+    """The rules of the policy of that name for a pod with these labels, among those of all policies that govern it."""
+    of = labels("k8s:io.kubernetes.pod.namespace=N", *texts)
+    drafts = [draft for each in held for draft in drafts_of(each, cluster="blue") if draft.subject.matches(of)]
+    found = together(resolve(drafts, GROUPS))
+    assert [each.origin for each in found] == [each.origin for each in drafts]
+    return [rule(one) for each in found if each.origin.name == name for one in each.rules]
 
 
 def test_requirements_bind_the_rules_of_other_policies_where_both_govern() -> None:
-    found = together(policy(REQUIRES, name="requires"), policy(ALLOWS, name="allows"))
+    held = policy(REQUIRES, name="requires"), policy(ALLOWS, name="allows")
     narrowed = ["allow any:env=prod & any:role=r & k8s:NS=N : *", "allow reserved:host= : *"]
-    assert governing(found, "allows", "k8s:app=a", "k8s:tier=db") == narrowed
-    assert governing(found, "allows", "k8s:app=a") == ["allow any:role=r & k8s:NS=N : *", "allow reserved:host= : *"]
-    assert governing(found, "allows", "k8s:tier=db") == []
-    assert governing(found, "requires", "k8s:tier=db") == ["allow nobody : *"]
+    assert governing(held, "allows", "k8s:app=a", "k8s:tier=db") == narrowed
+    assert governing(held, "allows", "k8s:app=a") == ["allow any:role=r & k8s:NS=N : *", "allow reserved:host= : *"]
+    assert governing(held, "allows", "k8s:tier=db") == []
+    assert governing(held, "requires", "k8s:tier=db") == ["allow nobody : *"]
+    assert governing(held[::-1], "allows", "k8s:app=a", "k8s:tier=db") == narrowed
 
 
-def test_requirements_do_not_depend_on_the_order_of_policies() -> None:
-    one, other = policy(REQUIRES, name="requires"), policy(ALLOWS, name="allows")
-    assert set(together(one, other)) == set(together(other, one))
-
-
-def test_two_requirements_cut_a_policy_into_disjoint_parts() -> None:
+def test_requirements_of_several_policies_are_all_to_be_met() -> None:
     second = "{endpointSelector: {matchLabels: {zone: z}}, ingress: [{fromRequires: [{matchLabels: {team: t}}]}]}"
-    found = together(policy(REQUIRES, name="one"), policy(second, name="two"), policy(ALLOWS, name="allows"))
+    held = policy(REQUIRES, name="one"), policy(second, name="two"), policy(ALLOWS, name="allows")
     for texts, expected in (
         ((), "any:role=r & k8s:NS=N"),
         (("k8s:tier=db",), "any:env=prod & any:role=r & k8s:NS=N"),
         (("k8s:zone=z",), "any:role=r & any:team=t & k8s:NS=N"),
         (("k8s:tier=db", "k8s:zone=z"), "any:env=prod & any:role=r & any:team=t & k8s:NS=N"),
     ):
-        assert governing(found, "allows", "k8s:app=a", *texts)[0] == f"allow {expected} : *"
+        assert governing(held, "allows", "k8s:app=a", *texts)[0] == f"allow {expected} : *"
 
 
 @pytest.mark.parametrize(
@@ -68,15 +60,20 @@ def test_two_requirements_cut_a_policy_into_disjoint_parts() -> None:
 )
 def test_requirements_leave_alone_what_they_do_not_concern(spec: str) -> None:
     other = policy(spec, name="other")
-    assert [each for each in together(policy(REQUIRES), other) if each.origin.name == "other"] == list(
-        policies_of(other, cluster="blue")
-    )
+    alone = governing([other], "other", "k8s:tier=db")
+    assert alone
+    assert governing([policy(REQUIRES), other], "other", "k8s:tier=db") == alone
 
 
-def test_policies_of_another_namespace_are_left_whole() -> None:
-    other = policy(ALLOWS, name="other")
-    other["metadata"]["namespace"] = "M"
-    assert together(policy(REQUIRES), other)[1:] == policies_of(other, cluster="blue")
+def test_requirements_of_more_peers_than_can_be_borne_are_refused() -> None:
+    """Each of the peers gets all that is required: who may write policies may write thousands of either."""
+    required = ", ".join(f"{{matchLabels: {{k{number}: v}}}}" for number in range(200))
+    peers = ", ".join(f"{{matchLabels: {{a: p{number}}}}}" for number in range(200))
+    elements = ", ".join([f"{{fromEndpoints: [{peers}]}}"] * 3)
+    drafts = drafts_of(policy(f"ingress: [{{fromRequires: [{required}]}}, {elements}]"), cluster="blue")
+    with pytest.raises(TooManyDemandsError, match="more than 100,000 requirements of endpoint peers"):
+        together(drafts)
+    assert together(replace(draft, demands=draft.demands[:100]) for draft in drafts)
 
 
 def test_a_reserved_label_exempts_no_requirement() -> None:
@@ -85,6 +82,13 @@ def test_a_reserved_label_exempts_no_requirement() -> None:
     for required, expected in ((f"fromRequires: [{host}], ", "k8s:NS=N & reserved:host="), ("", "reserved:host=")):
         (found,) = compiled(f"ingress: [{{{required}fromEndpoints: [{host}]}}]").rules
         assert rule(found) == f"allow {expected} : *"
+
+
+def test_a_reserved_label_exempts_no_requirement_of_a_clusterwide_policy() -> None:
+    """From being in some namespace, which those are not that a reserved label means."""
+    host = "{matchLabels: {'reserved:host': ''}}"
+    (found,) = compiled(f"ingress: [{{fromRequires: [{host}], fromEndpoints: [{host}]}}]", clusterwide=True).rules
+    assert rule(found) == "allow k8s:NS & reserved:host= : *"
 
 
 def test_requirements_of_deny_bind_deny() -> None:

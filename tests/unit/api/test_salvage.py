@@ -9,9 +9,9 @@ import yaml
 
 from pilus_api.errors import InvalidError
 from pilus_api.labels import pod_labels
-from pilus_api.policies import drafts_of, resolve
+from pilus_api.policies import drafts_of, resolve, together
 from pilus_api.policy_salvage import MOST_PARTS, salvaged
-from pilus_api.rules import Direction, Policy, Rule, Tier
+from pilus_api.rules import Demand, Direction, Policy, Rule, Tier
 
 read = partial(drafts_of, cluster="blue")
 NAMED = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "a", "namespace": "shop"}}
@@ -26,7 +26,7 @@ def left(kind: str, held: str, version: str = "cilium.io/v2", **more: Any) -> tu
     with pytest.raises(InvalidError):
         read(obj)
     found = salvaged(obj, read)
-    return () if found is None else resolve(read(found))
+    return () if found is None else together(resolve(read(found)))
 
 
 def cnp(spec: str) -> tuple[Policy, ...]:
@@ -44,6 +44,54 @@ def test_an_allow_that_makes_no_sense_allows_nobody_and_the_others_do() -> None:
     assert [(rule.origin.path, bool(rule.peers)) for rule in found.rules if rule.direction is Direction.INGRESS] == [
         ("spec.ingress[0]", False), ("spec.ingress[1]", True),
     ]  # fmt: skip
+
+
+REQUIRED = "fromRequires: [{matchLabels: {team: y}}]"
+
+
+@pytest.mark.parametrize(
+    ("element", "met"),
+    [
+        (f"{{{REQUIRED}, fromCIDR: ['010.0.0.0/8']}}", {"y"}),
+        ("{fromRequires: [{matchLabels: {team: y}}, {matchLabels: {'k8s:': y}}]}", set()),
+        ("{fromRequires: x}", set()),
+        ("{fromRequire: [{matchLabels: {team: y}}]}", set()),
+        (f"{{{REQUIRED}, FromRequires: []}}", set()),
+        (BAD, {"x", "y"}),
+        ("x", {"x", "y"}),
+    ],
+)
+def test_what_an_allow_that_makes_no_sense_requires_is_required_or_met_by_nobody(element: str, met: set[str]) -> None:
+    """Whoever wrote it believes that others are restricted by it."""
+    (found,) = cnp(f"{{endpointSelector: {{}}, ingress: [{{fromEndpoints: [{{}}]}}, {element}]}}")
+    (peers,) = (rule.peers for rule in found.rules if rule.peers)
+    assert {team for team in "xy" if peers and peers[0].matches(pod_labels({"team": team}, "shop", {}, "", "c"))} == met  # type: ignore[union-attr]
+
+
+def test_what_is_required_is_required_where_it_is_not_known_of_whom_or_where_there_are_too_many() -> None:
+    def demanded(spec: str) -> list[Demand]:
+        found = salvaged({**NAMED, "spec": yaml.safe_load(spec)}, read)
+        return [demand for draft in read(found or {}) for demand in draft.demands]
+
+    (readable,) = read({**NAMED, "spec": yaml.safe_load(f"{{endpointSelector: {{}}, ingress: [{{{REQUIRED}}}]}}")})
+    assert demanded(f"{{endpointSelector: 1, ingress: [{{{REQUIRED}}}]}}") == list(readable.demands)
+    (nobody,) = demanded(f"{{endpointSelector: {{}}, ingress: [{', '.join([GOOD] * MOST_PARTS)}, {{{REQUIRED}}}]}}")
+    assert not nobody.peer.matches(pod_labels({"team": "y"}, "shop", {}, "", "c"))
+
+
+@pytest.mark.parametrize(
+    ("element", "closing"),
+    [
+        ("{fromEndpoints: [{matchLabels: {'k8s:': a}}], authentication: {mode: required}}", True),
+        ("{fromEndpoints: [{matchLabels: {'k8s:': a}}], authentification: {mode: required}}", True),
+        ("{fromCIDR: ['010.0.0.0/8'], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}", True),
+        ("{fromCIDR: ['010.0.0.0/8'], toPorts: x}", True),
+        ("{fromCIDR: ['010.0.0.0/8'], toPorts: [{ports: [{port: '80', protocol: TCP}]}], authentication: {mode: disabled}}", False),
+    ],
+)
+def test_what_would_restrict_others_and_makes_no_sense_closes_what_they_allow(element: str, closing: bool) -> None:
+    (found,) = cnp(f"{{endpointSelector: {{}}, ingress: [{GOOD}, {element}]}}")
+    assert [closed(rule) for rule in found.rules] == [False, closing]
 
 
 def test_a_denial_that_makes_no_sense_denies_everybody() -> None:
@@ -73,7 +121,7 @@ def test_where_it_is_not_known_whom_a_policy_governs_its_namespace_is_closed_and
     )
     (found,) = cnp(spec)
     (all_of_it,) = read({**NAMED, "spec": {"endpointSelector": {}}})
-    assert found.subject == all_of_it.policy.subject
+    assert found.subject == all_of_it.subject
     assert found.default_deny == (True, False)
     assert [(rule.deny, bool(rule.peers)) for rule in found.rules] == [(False, False), (True, True)]
     (nobody,) = left("CiliumClusterwideNetworkPolicy", spec)

@@ -219,7 +219,8 @@ def test_a_named_port_of_an_address_is_told(peers: str, told: bool) -> None:
     denied = f"{where} denies every port of its protocol".replace("egress[", "egressDeny[")
     assert of(policy.replace("egress:", "egressDeny:")) == ([denied] if told else [])
     assert of(policy.replace("http", '"80"')) == []
-    assert of(policy.replace("TCP}]", "TCP}]\n      rules: {http: [{}]}")) == [], "it allows nothing as it is"
+    closing = f"{where} denies every port of its protocol"
+    assert of(policy.replace("TCP}]", "TCP}]\n      rules: {http: [{}]}")) == ([closing] if told else [])
 
 
 def test_a_requirement_about_api_servers_leaves_the_others_in_force() -> None:
@@ -229,7 +230,7 @@ apiVersion: cilium.io/v2
 kind: CiliumClusterwideNetworkPolicy
 metadata: {name: all}
 spec:
-  endpointSelector: {}
+  endpointSelector: {matchLabels: {"reserved:init": ""}}
   egress:
   - toEndpoints: [{matchExpressions: [{key: "reserved:host", operator: DoesNotExist}]}]
     toPorts: [{ports: [{port: http, protocol: TCP}]}]

@@ -5,8 +5,9 @@ the road to it. Never: numbers, writes, the kernel. A policy is put under the na
 what comes again replaces what was there.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from pilus_agent.desired.policy.direction import NO_NAMES, LiveDirection
 from pilus_agent.desired.policy.ruleset import RuleSet, digest, ingress_names, resolve, rule_set, set_name
@@ -25,19 +26,26 @@ from pilus_agent.desired.policy.tables import (
 from pilus_agent.desired.selectors import SelectorIndex
 from pilus_api.identities import Identity
 from pilus_api.labels import Labels
+from pilus_api.policy_together import TooManyDemandsError, together
 from pilus_api.rules import Direction, Policy
 from pilus_api.selectors import Selector
 
 
 class _LivePolicy:
-    """A rule set in use, and its tables."""
+    """A rule set in use, and its tables. `refused`: why there are none."""
 
-    def __init__(self, rules: RuleSet, identities: SelectorIndex[Identity], named_ports: Mapping[Identity, NamedPorts]) -> None:
+    def __init__(
+        self, rules: RuleSet, identities: SelectorIndex[Identity], named_ports: Mapping[Identity, NamedPorts], refused: str = ""
+    ) -> None:
         self.rules = rules
+        self.refused = refused
         self.endpoints: set[str] = set()
         self.unresolved = rules.unresolved()
         # Without any: far too large, which it stays until its rules are others.
         self.directions: tuple[LiveDirection, ...] = ()
+        self.selectors: frozenset[Selector] = frozenset()
+        if refused:
+            return
         with suppress(TooMuchError):
             made = LiveDirection(rules, Direction.INGRESS), LiveDirection(rules, Direction.EGRESS)
             for direction in made:
@@ -55,12 +63,20 @@ class _LivePolicy:
 
     def published(self, budget: int) -> CompiledPolicy | TooLarge:
         if not self.directions:
-            return TooLarge(self.rules.name, MOST_ROWS, budget, self.rules.origins)
+            return TooLarge(self.rules.name, MOST_ROWS, budget, self.rules.origins, self.refused)
         rows = sum(live.rows for live in self.directions)
         if rows > budget:
             return TooLarge(self.rules.name, rows, budget, self.rules.origins)
         ingress, egress = (live.tables() for live in self.directions)
         return CompiledPolicy(self.rules.name, self.rules.origins, (ingress, egress), rows, self.unresolved, self.rules.closers)
+
+
+def _together(policies: Sequence[Policy]) -> tuple[tuple[Policy, ...], str]:
+    """What they mean together, and why that has no tables, if so: then what stands is what is told of them."""
+    try:
+        return together(policies), ""
+    except TooManyDemandsError as error:
+        return together(replace(policy, demands=()) for policy in policies), str(error)
 
 
 class PolicyCompiler:
@@ -234,8 +250,8 @@ class PolicyCompiler:
         own_ports = resolve((name for each in digests for name in self._ingress_names[each]), found.named_ports)
         name = set_name(digests, own_ports)
         if name not in self._live:
-            rules = rule_set(name, (self._by_digest[each][0] for each in digests), own_ports)
-            live = _LivePolicy(rules, self._identities, self._named_ports)
+            policies, refused = _together([self._by_digest[each][0] for each in digests])
+            live = _LivePolicy(rule_set(name, policies, own_ports), self._identities, self._named_ports, refused)
             for selector in live.selectors:
                 self._by_selector.setdefault(selector, set()).add(name)
             self._live[name] = live

@@ -17,7 +17,7 @@ from pilus_api.rules import AddressGroup, AddressPeer, Direction, Origin, Peer, 
 from pilus_api.selectors import Selector
 
 # Part of every name: raise it when the same rules come to mean other tables.
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 # Protocols with ports: what protocol 0 with some of the ports can only mean.
 WITH_PORTS: Final = (6, 17, 132)
@@ -124,9 +124,13 @@ def digest(policy: Policy) -> bytes:
                 None if rule.peers is None else [_peer(peer) for peer in rule.peers],
                 None if rule.ports is None else [[port.protocol, port.low, port.high, port.name] for port in rule.ports],
                 bool(rule.unenforced),
+                [_peer(peer) for peer in rule.endpoints],
+                rule.closing,
             ]
             for rule in policy.rules
         ],
+        [[demand.direction, demand.deny, _peer(demand.peer)] for demand in policy.demands],
+        [[str(name), [str(network) for network in members]] for name, members in policy.known],
         *(["host"] if policy.host else []),
     ]
     return blake2b(json.dumps(content, separators=(",", ":")).encode(), digest_size=16).digest()
@@ -151,7 +155,7 @@ def set_name(digests: Iterable[bytes], own_ports: Resolution) -> PolicyName:
 
 
 def rule_set(name: PolicyName, policies: Iterable[Policy], own_ports: Resolution) -> RuleSet:
-    """The set of these policies' rules; `policies` in the order of the digests that made the name."""
+    """The set of these policies' rules; `policies` together, in the order of the digests that made the name."""
     origins: list[Origin] = []
     effective: tuple[list[tuple[NumberedRule, Rule]], ...] = ([], [])
     closers: tuple[list[Origin], list[Origin]] = ([], [])

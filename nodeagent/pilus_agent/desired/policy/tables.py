@@ -101,12 +101,18 @@ class CompiledPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TooLarge:
-    """A rule set whose tables go beyond the budget. Whoever asked keeps the last version that did not."""
+    """A rule set whose tables go beyond the budget. Whoever asked keeps the last version that did not. `reason`: what else of it is
+    too much, in place of rows.
+    """
 
     name: PolicyName
     rows: int
     budget: int
     origins: tuple[Origin, ...]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return self.reason or f"{self.rows} rows, and a policy may have {self.budget}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def unasked(objects: Sequence[Raw]) -> tuple[bool, list[str]]:
         kinds = sorted({str(each.get("kind")) for each in objects})
         return False, [f"there is no policy of layers 3 and 4 in it, but {', '.join(kinds) or 'nothing'}"]
     # In a cluster where nodes have identities by their labels.
-    specs = [draft.policy for held in policies for draft in drafts_of(held, cluster="default", nodes=True)]
+    specs = [spec for held in policies for spec in drafts_of(held, cluster="default", nodes=True)]
     missing = unenforced(specs)
     wrong = [field for field in missing if not (_OTHER_LAYERS.search(field) or _OF_A_CLOUD.search(field))]
     if wrong:

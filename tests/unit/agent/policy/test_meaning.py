@@ -119,8 +119,10 @@ def test_requirements_bind_whom_a_network_policy_lets_in_but_not_by_address() ->
 
 @pytest.mark.parametrize(("demand", "let_in"), [("app: web", False), ("'reserved:world': ''", True)])
 def test_requirements_bind_a_family_of_the_outside_that_a_selector_means(demand: str, let_in: bool) -> None:
-    peers = f"fromEndpoints: [{{matchLabels: {{'reserved:world-ipv4': ''}}}}], fromRequires: [{{matchLabels: {{{demand}}}}}]"
-    found = tables(cnp(f"{{ingress: [{{{peers}}}]}}", "CiliumClusterwideNetworkPolicy"))
+    """Where they speak of namespaces, without which none is met outside."""
+    nowhere = "matchExpressions: [{key: io.kubernetes.pod.namespace, operator: DoesNotExist}]"
+    requires = f"fromRequires: [{{matchLabels: {{{demand}}}, {nowhere}}}]"
+    found = tables(cnp(f"{{ingress: [{{fromEndpoints: [{{matchLabels: {{'reserved:world-ipv4': ''}}}}], {requires}}}]}}"))
     assert found.passes(INGRESS, WORLD, address="8.8.8.8", inside=False) == let_in
 
 
@@ -335,12 +337,56 @@ def test_a_plain_rule_beside_one_of_http_opens_the_port_whole() -> None:
 
 @pytest.mark.parametrize("ports", ["{port: '1', endPort: 65535, protocol: TCP}", "{port: '80', endPort: 90, protocol: TCP}"])
 def test_cve_2024_52529_rules_of_layer_7_at_a_range_open_none_of_it(ports: str) -> None:
-    """Nor do they take from what another policy says of a part of the range."""
+    """Nor does what another policy says of a part of the range."""
     ranged = f"{{ingress: [{{toPorts: [{{ports: [{ports}], rules: {{http: [{{path: /}}]}}}}]}}]}}"
     assert all(tables(cnp(ranged)).peers(port=port) == set() for port in (1, 80, 85, 90, 65535))
     narrow = cnp(f"{{ingress: [{{fromEndpoints: [{{matchLabels: {{app: api}}}}], {PORT}}}]}}", name="q")
-    assert tables(cnp(ranged), narrow).peers(port=80) == {API, ABROAD}
-    assert tables(cnp(ranged), narrow).peers(port=85) == set()
+    assert tables(narrow).peers(port=80) == {API, ABROAD}
+    assert tables(cnp(ranged), narrow).peers(port=80) == tables(cnp(ranged), narrow).peers(port=85) == set()
+
+
+_API = "fromEndpoints: [{matchLabels: {app: api}}]"
+_TLS = "toPorts: [{ports: [{port: '80', protocol: TCP}], terminatingTLS: {secret: {name: s}}}]"
+_NAMES = "toPorts: [{ports: [{port: '80', protocol: TCP}], serverNames: [a.example]}]"
+
+
+@pytest.mark.parametrize(
+    ("restricted", "plain"),
+    [
+        (f"{_API}, authentication: {{mode: required}}", _API),
+        (f"{_API}, authentication: {{mode: test-always-fail}}", "fromEntities: [all]"),
+        (f"fromEntities: [all], {PORT}, authentication: {{mode: required}}", f"{_API}, {PORT}"),
+        (f"{_API}, {_NAMES}", f"{_API}, {PORT}"),
+        (f"{_API}, {_TLS}", f"{_API}, {PORT}"),
+        (f"{_API}, {HTTP.format(rule='{}')}", PORT),
+        (HTTP.format(rule="{}"), f"{_API}, {PORT}"),
+        (f"{_API}, {HTTP.format(rule='{}')}", _API),
+        (f"{_API}, {HTTP.format(rule='{}')}", f"{_API}, toPorts: [{{ports: [{{port: '80', endPort: 81, protocol: TCP}}]}}]"),
+        (f"{_API}, {HTTP.format(rule='{}')}", f"fromEndpoints: [{{matchLabels: {{'k8s:app': api}}}}], {PORT}"),
+    ],
+)
+def test_what_would_be_restricted_stays_closed_beside_what_is_plain(restricted: str, plain: str) -> None:
+    """In the same policy or in another, also where nothing is denied by default."""
+    assert tables(cnp(f"{{ingress: [{{{plain}}}]}}")).passes(INGRESS, API)
+    open_by_default = f"{{enableDefaultDeny: {{ingress: false}}, ingress: [{{{restricted}}}]}}"
+    for held in (
+        [cnp(f"{{ingress: [{{{restricted}}}, {{{plain}}}]}}")],
+        [cnp(f"{{ingress: [{{{restricted}}}]}}"), cnp(f"{{ingress: [{{{plain}}}]}}", name="q")],
+        [knp("{ingress: [{}]}"), cnp(f"{{ingress: [{{{restricted}}}]}}")],
+        [cnp(open_by_default)],
+    ):
+        assert not tables(*held).passes(INGRESS, API)
+
+
+def test_a_plain_rule_opens_what_it_has_in_common_with_one_of_http_alone() -> None:
+    """The same peer at the same port; others of the element stay closed."""
+    two = "fromEndpoints: [{matchLabels: {app: api}}, {matchLabels: {app: web}}]"
+    ports = "toPorts: [{ports: [{port: '80', protocol: TCP}, {port: '81', protocol: TCP}], rules: {http: [{}]}}]"
+    found = tables(cnp(f"{{ingress: [{{{two}, {ports}}}, {{{_API}, {PORT}}}, {{fromEntities: [all]}}]}}"))
+    assert found.passes(INGRESS, API, port=80)
+    assert not found.passes(INGRESS, API, port=81)
+    assert not found.passes(INGRESS, WEB, port=80)
+    assert found.passes(INGRESS, OTHER, port=81)
 
 
 # -- what is closed ----------------------------------------------------------------------------------------------------
