@@ -1,18 +1,18 @@
 """AdminNetworkPolicy, BaselineAdminNetworkPolicy and ClusterNetworkPolicy -> policies.
 
 In: the models. Out: rules of the ordered tiers. They never make a direction default deny: what no rule of theirs means, goes on to
-the next tier. A rule that can't be understood, or is not in force yet, fails closed as the API says: one that allows means nobody,
-one that denies or passes denies all that it could mean.
+the next tier. A rule with a peer of no known sort fails closed as the API says: one that allows means nobody, one that denies or
+passes denies everything. So does one with such a port, but for its peers alone; and of what is understood and not in force yet,
+that part: allowed it is nobody, denied or passed all that it could be is denied.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from pilus_api.addresses import parse_prefix
 from pilus_api.labels import NAMESPACE_LABELS_KEY, SOURCE_KUBERNETES, SOURCE_NODE
-from pilus_api.policy_ports import LAST_PORT, PROTOCOLS
-from pilus_api.policy_selectors import IN_SOME_NAMESPACE, NOBODY, NODES, anybody, requirements
+from pilus_api.policy_ports import PROTOCOLS
+from pilus_api.policy_selectors import IN_SOME_NAMESPACE, NOBODY, NODES, requirements
 from pilus_api.resources.adminnetworkpolicy import (
     AdminNetworkPolicy,
     AdminPort,
@@ -33,23 +33,20 @@ from pilus_api.resources.adminnetworkpolicy import (
 )  # fmt: skip
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.rules import OUTSIDE, RULES_OF_A_PRIORITY, AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule, Scope, Tier
-from pilus_api.selectors import EVERYTHING, Selector, selector
+from pilus_api.selectors import Selector, selector
 
 AdminObject = AdminNetworkPolicy | BaselineAdminNetworkPolicy | ClusterNetworkPolicy
 _AnyRule = IngressRule | EgressRule | BaselineIngressRule | BaselineEgressRule | ClusterIngressRule | ClusterEgressRule
 
-# The only BaselineAdminNetworkPolicy that means anything.
-BASELINE_NAME: Final = "default"
-_ANY_PORT: Final = (0, LAST_PORT)
-
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """`peers` that are understood, `closed`: those that one which is not could be, and the paths of those."""
+    """`peers` that are in force; `closed`: those that one which is not could be, and the paths of those; paths of unknown sorts."""
 
     peers: tuple[Peer, ...]
     closed: tuple[Peer, ...]
     unenforced: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 def _pods(namespaces: LabelSelector, pods: LabelSelector | None, path: str) -> Selector:
@@ -69,6 +66,7 @@ def _peers(held: Sequence[IngressPeer], path: str, nodes: bool) -> _Found:
     found: list[Peer] = []
     closed: list[Peer] = []
     unenforced: list[str] = []
+    unknown: list[str] = []
     for index, each in enumerate(held):
         where = f"{path}[{index}]"
         by_label = _selected(each.namespaces, each.pods, where)
@@ -86,9 +84,8 @@ def _peers(held: Sequence[IngressPeer], path: str, nodes: bool) -> _Found:
             closed += OUTSIDE  # only where it is allowed, so that this is nobody
             unenforced.append(f"{where}.domainNames")
         else:
-            closed.append(EVERYTHING)
-            unenforced.append(f"{where} (of an unknown sort)")
-    return _Found(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(closed)), tuple(unenforced))
+            unknown.append(f"{where} (of an unknown sort)")
+    return _Found(tuple(dict.fromkeys(found)), tuple(dict.fromkeys(closed)), tuple(unenforced), tuple(unknown))
 
 
 def _admin_ports(held: Sequence[AdminPort]) -> Iterable[Ports | None]:
@@ -112,8 +109,8 @@ def _cluster_ports(held: Sequence[ClusterProtocol]) -> Iterable[Ports | None]:
             continue
         ((protocol, transport),) = given
         port = transport.destination_port
-        if port is None:
-            yield Ports(protocol, *_ANY_PORT)
+        if port is None:  # no definition has one without anything: what was there has been pruned
+            yield None
         elif port.number is not None:
             yield Ports(protocol, port.number, port.number)
         else:
@@ -141,15 +138,16 @@ def _rules(rule: _AnyRule, origin: Origin, direction: Direction, tier: Tier, pla
     allows = rule.action in ("Allow", "Accept")
     made = Rule(origin, direction, rule.action == "Deny", found.peers, ports, (), tier, place, rule.action == "Pass")
     if allows:
-        # What is understood is allowed; a rule for nobody tells of the rest.
-        missing = found.unenforced + unknown
-        return [made, *([replace(made, peers=(), unenforced=missing)] if missing else [])]
-    rules = [made] if not unknown else [replace(made, deny=True, passes=False, ports=None, unenforced=unknown)]
+        missing = found.unknown + unknown + found.unenforced
+        nobody = [replace(made, peers=(), unenforced=missing)] if missing else []
+        return nobody if found.unknown or unknown else [made, *nobody]
+    closed = replace(made, deny=True, passes=False)
+    if found.unknown:
+        return [replace(closed, peers=None, ports=None, unenforced=found.unknown + unknown + found.unenforced)]
+    rules = [replace(closed, ports=None, unenforced=unknown)] if unknown else [made]
     if found.unenforced:
         everything = None if unknown else ports
-        rules.append(
-            replace(made, deny=True, passes=False, peers=anybody(found.closed), ports=everything, unenforced=found.unenforced)
-        )
+        rules.append(replace(closed, peers=found.closed, ports=everything, unenforced=found.unenforced))
     return rules
 
 
@@ -168,10 +166,6 @@ def admin_policy(held: AdminObject, origin: Origin, nodes: bool) -> Policy:
     if isinstance(held, ClusterNetworkPolicy) and held.spec.tier == "Baseline":
         tier = Tier.BASELINE
     whole = replace(origin, path="spec")
-    if isinstance(held, BaselineAdminNetworkPolicy) and held.metadata.name != BASELINE_NAME:
-        return Policy(
-            whole, _subject(spec.subject), (False, False), (), (f"metadata.name (only {BASELINE_NAME!r} means anything)",)
-        )
     rules: list[Rule] = []
     sections: tuple[tuple[str, Direction, Sequence[_AnyRule]], ...] = (
         ("ingress", Direction.INGRESS, spec.ingress),

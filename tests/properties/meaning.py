@@ -636,7 +636,7 @@ def _kubernetes_port(wanted: Raw | None, me: End, packet: Packet, by_address: bo
 def _pods(held: Raw) -> list[Need]:
     """A subject, or a peer that is pods: by their namespaces, or by both."""
     pods = held.get("pods", {"namespaceSelector": held.get("namespaces"), "podSelector": {}})
-    among = _needs(pods["namespaceSelector"], "k8s", NAMESPACE_LABELS)
+    among = _needs(pods.get("namespaceSelector", {}), "k8s", NAMESPACE_LABELS)
     return [*_needs(pods["podSelector"], "k8s"), *among, _SOMEWHERE]
 
 
@@ -649,12 +649,24 @@ def _admin_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet) -> Itera
         action = {"Accept": "allow"}.get(rule["action"], rule["action"].lower())
         path = f"spec.{word}[{index}]" + (f" ({rule['name']})" if "name" in rule else "")
         place = (spec.get("priority", 0), index)
-        for peer in rule[("from", "to")[packet.direction]]:
+        peers = rule[("from", "to")[packet.direction]]
+        # What a newer definition has and this one doesn't know: it allows nobody, and closes everything, or all ports of its peers.
+        unknown_port = not all(map(_known_port, [*(rule.get("ports") or ()), *(rule.get("protocols") or ())]))
+        if not all(peers) or unknown_port:
+            who = not all(peers) or any(_admin_peer(cluster, peer, packet)[0] for peer in peers)
+            if action != "allow" and who:
+                yield Hit(2 if baseline else 0, place, "deny", _where(policy, path))
+            continue
+        for peer in peers:
             who, by_address, known = _admin_peer(cluster, peer, packet)
             says = action if known else "deny"  # what is not in force allows nothing, and closes what it could be
             in_force = known or action != "allow"
             if in_force and who and _admin_ports(rule, cluster.governed[me], packet, by_address=by_address, deny=says == "deny"):
                 yield Hit(2 if baseline else 0, place, says, _where(policy, path))
+
+
+def _known_port(held: Raw) -> bool:
+    return bool(held) and all(held[word].get("destinationPort") for word in ("tcp", "udp", "sctp") if word in held)
 
 
 def _admin_peer(cluster: Cluster, peer: Raw, packet: Packet) -> tuple[bool, bool, bool]:
@@ -689,8 +701,8 @@ def _admin_port(held: Raw, me: End, packet: Packet, *, by_address: bool, deny: b
         return packet.protocol in TRANSPORTS[span.get("protocol", "TCP")] and span["start"] <= packet.port <= span["end"]
     for word in ("tcp", "udp", "sctp"):
         if word in held and packet.protocol in TRANSPORTS[word.upper()]:
-            port = held[word].get("destinationPort", {})
+            port = held[word]["destinationPort"]
             if "number" in port:
                 return packet.port == int(port["number"])
-            return "range" not in port or port["range"]["start"] <= packet.port <= port["range"]["end"]
+            return bool(port["range"]["start"] <= packet.port <= port["range"]["end"])
     return False

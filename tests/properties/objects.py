@@ -225,10 +225,10 @@ def restricted(draw: st.DrawFn, side: str) -> dict[str, Any]:
         ("Entities", ["all"]),
         ("Entities", ["world", "cluster"]),
         ("CIDR", ["0.0.0.0/0"]),
-        None,
+        ("", []),
     )
-    sort = draw(pick(*wide))
-    found: dict[str, Any] = {} if sort is None else {f"{side}{sort[0]}": sort[1]}
+    sort, peers = draw(pick(*wide))
+    found: dict[str, Any] = {f"{side}{sort}": peers} if sort else {}
     ports = [{"port": each, "protocol": "TCP"} for each in draw(pick(("80",), ("8080",), ("80", "8080")))]
     more = draw(pick({"rules": {"http": [{}]}}, {"rules": {"http": [{}]}}, {"serverNames": ["a.example"]}, {}))
     found["toPorts"] = [{"ports": ports, **more}]
@@ -335,6 +335,7 @@ admin_pods = st.one_of(
     st.builds(given, namespaces=of_spaces),
     st.builds(lambda among, pods: {"pods": {"namespaceSelector": among, "podSelector": pods}}, of_spaces, plain),
 )
+cluster_pods = st.one_of(admin_pods, st.builds(lambda pods: {"pods": {"podSelector": pods}}, plain))
 _protocol = pick(None, *_PROTOCOLS)
 admin_ports = st.one_of(
     st.builds(lambda protocol, port: {"portNumber": given(protocol=protocol, port=port)}, _protocol, pick(80, 443, 8080)),
@@ -343,7 +344,7 @@ admin_ports = st.one_of(
 )
 cluster_protocols = st.one_of(
     st.builds(lambda word, port: {word: given(destinationPort=port)}, pick("tcp", "udp", "sctp"),
-              pick(None, {"number": 80}, {"number": 443}, {"range": {"start": 79, "end": 443}})),
+              pick({"number": 80}, {"number": 443}, {"range": {"start": 79, "end": 443}}, {"range": {"start": 1, "end": 65535}})),
     st.builds(given, destinationNamedPort=pick("http", "dns")),
 )  # fmt: skip
 
@@ -352,7 +353,8 @@ cluster_protocols = st.one_of(
 def admin_rules(draw: st.DrawFn, kind: str, egress: bool) -> dict[str, Any]:
     allow = "Accept" if kind == "ClusterNetworkPolicy" else "Allow"
     action = draw(pick(allow, "Deny") if kind.startswith("Baseline") else pick(allow, "Deny", "Pass"))
-    sorts = [admin_pods, admin_pods]
+    pods = cluster_pods if kind == "ClusterNetworkPolicy" else admin_pods
+    sorts = [pods, pods]
     if egress:
         sorts += [
             st.builds(given, nodes=selectors(("role",))),
@@ -360,18 +362,25 @@ def admin_rules(draw: st.DrawFn, kind: str, egress: bool) -> dict[str, Any]:
         ]
     if egress and action == allow and not kind.startswith("Baseline"):
         sorts.append(st.just({"domainNames": ["a.example"]}))
-    found = draw(st.lists(st.one_of(sorts), min_size=1, max_size=2))
+    found = draw(st.lists(st.one_of(sorts), min_size=1, max_size=2)) + draw(pruned())
     rule = given(name=draw(pick(None, "n")), action=action, **{"to" if egress else "from": found})
     if kind == "ClusterNetworkPolicy":
-        return rule | given(protocols=draw(maybe(st.lists(cluster_protocols, min_size=1, max_size=2))))
-    return rule | given(ports=draw(maybe(st.lists(admin_ports, max_size=2))))
+        held = draw(maybe(st.lists(cluster_protocols, min_size=1, max_size=2)))
+        return rule | given(protocols=held and held + draw(pruned({"tcp": {}}, {"udp": {"destinationPort": {}}})))
+    held = draw(maybe(st.lists(admin_ports, max_size=2)))
+    return rule | given(ports=held and held + draw(pruned()))
+
+
+def pruned(*held: Raw) -> st.SearchStrategy[list[Raw]]:
+    """Seldom what a definition leaves of a part that it doesn't know."""
+    return pick(*[[]] * 12, *([each] for each in ({}, *held)))
 
 
 @st.composite
 def admin(draw: st.DrawFn, name: str) -> dict[str, Any]:
     kind = draw(pick("AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy"))
     version = "v1beta1" if kind == "ClusterNetworkPolicy" else "v1alpha1"
-    spec: dict[str, Any] = {"subject": draw(admin_pods)}
+    spec: dict[str, Any] = {"subject": draw(cluster_pods if kind == "ClusterNetworkPolicy" else admin_pods)}
     if not kind.startswith("Baseline"):
         spec["priority"] = draw(pick(0, 1, 1000))
     if kind == "ClusterNetworkPolicy":

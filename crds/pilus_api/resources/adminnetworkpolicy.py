@@ -5,13 +5,15 @@ or a port in which nothing is set is accepted: it came from a newer definition w
 """
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pilus_api.addresses import parse_prefix
 from pilus_api.resources.kind import AGE, NETWORK_POLICY_GROUP, Column, Kind
 from pilus_api.resources.labelselector import LabelSelector
-from pilus_api.resources.model import Model, Open, Resource, refused_unless
+from pilus_api.resources.model import Model, Open, Refusal, Resource, refused_unless
 from pilus_api.resources.networkpolicy import PortNumber
 from pilus_api.resources.policypeers import Prefix
 
@@ -24,9 +26,24 @@ _DNS_LABEL = "[a-zA-Z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?"
 DomainName = Annotated[str, Field(max_length=255, pattern=rf"^(\*\.)?({_DNS_LABEL}\.)+{_DNS_LABEL}\.?$")]
 
 
+def _masked(text: str) -> bool:
+    return parse_prefix(text).network_address == ip_address(text.partition("/")[0])
+
+
+MaskedPrefix = Annotated[
+    Prefix, Refusal("isCIDR(self) && cidr(self) == cidr(self).masked()", "a network has no bits behind its prefix", _masked)
+]
+
+
 class NamespacedPod(Model):
     namespace_selector: LabelSelector
     pod_selector: LabelSelector
+
+
+class ClusterNamespacedPod(NamespacedPod):
+    """Of v1beta1, where no namespaceSelector is every namespace."""
+
+    namespace_selector: LabelSelector = LabelSelector()
 
 
 class Subject(Model):
@@ -58,7 +75,7 @@ class IngressPeer(Model):
 
 class BaselineEgressPeer(IngressPeer):
     nodes: LabelSelector | None = None
-    networks: Annotated[Sequence[Prefix], Field(min_length=1, max_length=25)] | None = None
+    networks: Annotated[Sequence[MaskedPrefix], Field(min_length=1, max_length=25)] | None = None
 
 
 class EgressPeer(BaselineEgressPeer):
@@ -146,10 +163,26 @@ class BaselineAdminNetworkPolicySpec(Model):
 
 
 class BaselineAdminNetworkPolicy(Resource):
-    """There is one, `default`: others mean nothing."""
+    """There is one."""
 
     spec: BaselineAdminNetworkPolicySpec
     status: Open | None = None
+
+    @refused_unless("self.metadata.name == 'default'", "the one baseline of a cluster is named default")
+    def one(self) -> bool:
+        return self.metadata.name == "default"
+
+
+class ClusterSubject(Subject):
+    pods: ClusterNamespacedPod | None = None
+
+
+class ClusterIngressPeer(IngressPeer):
+    pods: ClusterNamespacedPod | None = None
+
+
+class ClusterEgressPeer(EgressPeer):
+    pods: ClusterNamespacedPod | None = None
 
 
 class DestinationRange(Model):
@@ -195,14 +228,14 @@ Protocols = Annotated[Sequence[ClusterProtocol], Field(min_length=1, max_length=
 class ClusterIngressRule(Model):
     name: Name = ""
     action: Literal["Accept", "Deny", "Pass"]
-    from_: Annotated[Sequence[IngressPeer], Field(alias="from", min_length=1, max_length=25)]
+    from_: Annotated[Sequence[ClusterIngressPeer], Field(alias="from", min_length=1, max_length=25)]
     protocols: Protocols | None = None
 
 
 class ClusterEgressRule(Model):
     name: Name = ""
     action: Literal["Accept", "Deny", "Pass"]
-    to: Annotated[Sequence[EgressPeer], Field(min_length=1, max_length=25)]
+    to: Annotated[Sequence[ClusterEgressPeer], Field(min_length=1, max_length=25)]
     protocols: Protocols | None = None
 
     @refused_unless("self.action == 'Accept' || !self.to.exists(p, has(p.domainNames))", "domainNames are for rules that accept")
@@ -213,7 +246,7 @@ class ClusterEgressRule(Model):
 class ClusterNetworkPolicySpec(Model):
     tier: Literal["Admin", "Baseline"]
     priority: Annotated[int, Field(ge=0, le=1000)]
-    subject: Subject
+    subject: ClusterSubject
     ingress: Annotated[Sequence[ClusterIngressRule], Field(max_length=MOST_CLUSTER_RULES)] = ()
     egress: Annotated[Sequence[ClusterEgressRule], Field(max_length=MOST_CLUSTER_RULES)] = ()
 

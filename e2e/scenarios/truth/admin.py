@@ -134,7 +134,8 @@ CASES: Final = spelled(
             + tier(
                 "Admin",
                 10,
-                "$x, ingress: [{action: Accept, from: $y, protocols: [{tcp: {destinationPort: {number: 80}}}, {udp: {}}]}]",
+                "$x, ingress: [{action: Accept, from: $y, protocols: [{tcp: {destinationPort: {number: 80}}}, "
+                "{udp: {destinationPort: {range: {start: 1, end: 65535}}}}]}]",
             ),
             lambda q: q.to_ns == "x" and not (q.by_ns == "y" and (q.protocol == "UDP" or (q.port, q.protocol) == (80, "TCP"))),
         ),
@@ -143,7 +144,7 @@ CASES: Final = spelled(
             tier(
                 "Admin",
                 10,
-                "$x, egress: [{action: Deny, to: $every, protocols: [{sctp: {}}, "
+                "$x, egress: [{action: Deny, to: $every, protocols: [{sctp: {destinationPort: {range: {start: 1, end: 65535}}}}, "
                 "{tcp: {destinationPort: {range: {start: 81, end: 99}}}}, {destinationNamedPort: serve-80-udp}]}]",
             ),
             lambda q: (

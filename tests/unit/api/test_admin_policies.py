@@ -94,9 +94,19 @@ def test_the_baseline_is_below() -> None:
 
 def test_there_is_one_baseline_with_a_name() -> None:
     rule = "ingress: [{action: Deny, from: [{namespaces: {}}]}]"
-    found = policy("BaselineAdminNetworkPolicy", f"{{{EVERY_NAMESPACE}, {rule}}}", name="other")
-    assert found.rules == ()
-    assert found.unenforced == ("metadata.name (only 'default' means anything)",)
+    with pytest.raises(InvalidError, match="the one baseline of a cluster is named default"):
+        policy("BaselineAdminNetworkPolicy", f"{{{EVERY_NAMESPACE}, {rule}}}", name="other")
+
+
+def test_pods_of_every_namespace_need_no_selector_of_namespaces_in_v1beta1() -> None:
+    """A definition that defaults nothing leaves it out; then a denial must not govern nobody."""
+    pods = "pods: {podSelector: {matchLabels: {app: a}}}"
+    spec = f"{{tier: Admin, priority: 7, subject: {{{pods}}}, ingress: [{{action: Deny, from: [{{{pods}}}]}}]}}"
+    found = policy("ClusterNetworkPolicy", spec)
+    everywhere = selector(PODS, equals("k8s", "app", "a"))
+    assert (found.subject, found.rules[0].peers) == (everywhere, (everywhere,))
+    with pytest.raises(InvalidError, match="namespaceSelector"):
+        policy("AdminNetworkPolicy", spec.replace("tier: Admin, ", ""))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +129,10 @@ def test_ports_of_admin_policies(ports: str, expected: object) -> None:
     [
         ("", None),
         ("protocols: [{tcp: {destinationPort: {number: 80}}}]", (Ports(6, 80, 80),)),
-        ("protocols: [{udp: {destinationPort: {range: {start: 8, end: 9}}}}, {sctp: {}}]", (Ports(17, 8, 9), Ports(132, 0, 65535))),
+        (
+            "protocols: [{udp: {destinationPort: {range: {start: 8, end: 9}}}}, {sctp: {destinationPort: {number: 9}}}]",
+            (Ports(17, 8, 9), Ports(132, 9, 9)),
+        ),
         ("protocols: [{destinationNamedPort: http}]", (Ports(0, 0, 0, "http"),)),
     ],
 )
@@ -149,39 +162,37 @@ def test_nodes_by_their_labels(action: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "closed"),
     [
-        ("to: [{nodes: {}}]", "spec.egress[0].to[0].nodes"),
-        ("to: [{}]", "spec.egress[0].to[0] (of an unknown sort)"),
+        ("to: [{nodes: {}}, {namespaces: {}}]", "spec.egress[0].to[0].nodes"),
+        ("to: [{namespaces: {}}, {}]", "spec.egress[0].to[1] (of an unknown sort)"),
     ],
 )
 @pytest.mark.parametrize("action", ["Allow", "Deny", "Pass"])
 def test_a_peer_that_is_not_in_force_or_not_understood_fails_closed(rule: str, closed: str, action: str) -> None:
-    """Where it would be allowed it is nobody; where it is denied, or would be passed on, all that it could be is denied."""
+    """Allowed it is nobody, and if it isn't understood the rule is for nobody; denied, or passed on, all that it could be is denied,
+    which is everything if it isn't understood."""
     found = admin(f"egress: [{{action: {action}, {rule}, ports: [{{portNumber: {{port: 80}}}}]}}]").rules
-    told = [one for one in found if one.unenforced == (closed,)]
-    assert len(told) == 1
-    if action == "Allow":
-        assert all(one.peers == () for one in found)
-        return
-    assert told[0].deny
-    assert not told[0].passes
-    assert told[0].ports == (Ports(6, 80, 80),)
-    assert (told[0].peers is None) == ("unknown" in closed)
-    assert all(one.deny or one.peers == () for one in found)
-
-
-@pytest.mark.parametrize("action", ["Allow", "Deny", "Pass"])
-def test_a_port_that_is_not_understood_fails_closed(action: str) -> None:
-    found = admin(
-        f"ingress: [{{action: {action}, from: [{{namespaces: {{}}}}], ports: [{{}}, {{portNumber: {{port: 80}}}}]}}]"
-    ).rules
     (told,) = (one for one in found if one.unenforced)
-    assert told.unenforced == ("spec.ingress[0].ports[0] (of an unknown sort)",)
+    rest = [one.peers for one in found if not one.unenforced]
+    assert told.unenforced == (closed,)
+    assert rest == ([] if "unknown" in closed else [(selector(PODS),)])
     if action == "Allow":
-        assert [one.ports for one in found if one.peers] == [(Ports(6, 80, 80),)]
+        assert told.peers == ()
+        return
+    assert (told.deny, told.passes) == (True, False)
+    assert (told.peers is None, told.ports is None) == (("unknown" in closed,) * 2)
+
+
+@pytest.mark.parametrize("action", ["Accept", "Deny", "Pass"])
+@pytest.mark.parametrize("port", ["{}", "{tcp: {}}", "{tcp: {destinationPort: {}}}"])
+def test_a_port_that_is_not_understood_fails_closed(action: str, port: str) -> None:
+    """What stood there has been pruned: an accepting rule is for nobody, another one denies its peers everything."""
+    known = "{udp: {destinationPort: {number: 80}}}"
+    (told,) = cluster(f"ingress: [{{action: {action}, from: [{{namespaces: {{}}}}], protocols: [{port}, {known}]}}]").rules
+    assert told.unenforced == ("spec.ingress[0].protocols[0] (of an unknown sort)",)
+    if action == "Accept":
+        assert told.peers == ()
     else:
-        assert told.deny
-        assert told.ports is None
-        assert told.peers
+        assert (told.deny, told.passes, told.ports, told.peers) == (True, False, None, (selector(PODS),))
 
 
 def test_domain_names_allow_nobody_yet() -> None:
@@ -202,6 +213,7 @@ def test_domain_names_allow_nobody_yet() -> None:
             "spec.ingress[0].from[0]",
         ),
         ("egress: [{action: Deny, to: [{networks: [10.0.0.0/33]}]}]", "spec.egress[0].to[0].networks[0]"),
+        ("egress: [{action: Deny, to: [{networks: [10.0.0.0/8, 10.0.0.1/8]}]}]", "spec.egress[0].to[0].networks[1]"),
         ("egress: [{action: Deny, to: [{domainNames: [example.org]}]}]", "spec.egress[0]"),
         (
             "ingress: [{action: Deny, from: [{namespaces: {}}], ports: [{portRange: {start: 9, end: 9}}]}]",
