@@ -6,11 +6,10 @@ force is stood in for: by nobody where it would be allowed, and where it is deni
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from pilus_api.addresses import parse_address_or_prefix, parse_prefix
 from pilus_api.policy_outside import with_addresses
-from pilus_api.policy_selectors import API_SERVER, NODES, entity, nodes, peer, requirements
+from pilus_api.policy_selectors import API_SERVER, OTHER_NODES, entity, other_nodes, peer, requirements
 from pilus_api.resources.labelselector import LabelSelector
 from pilus_api.resources.policypeers import CidrRule, EgressDenyPeers, EgressPeers, Groups, IngressPeers, Service
 from pilus_api.resources.policyports import FqdnSelector
@@ -119,13 +118,13 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
         found += _service_groups(service, f"{place.path}.toServices[{index}]")
 
     # Read in any case, so that what can't be is refused alike by whoever knows the setting and whoever does not.
-    by_node = [nodes(each, f"{place.path}.{held.prefix}Nodes[{index}]") for index, each in enumerate(held.nodes or ())]
+    by_node = [other_nodes(each, f"{place.path}.{held.prefix}Nodes[{index}]") for index, each in enumerate(held.nodes or ())]
     if place.nodes:
-        found += chain.from_iterable(by_node)
+        found += by_node
 
     unenforced = []
     later: list[tuple[str, Sequence[object] | None, tuple[Peer, ...]]] = [
-        ("Nodes", () if place.nodes else held.nodes, NODES), ("Groups", held.groups, OUTSIDE), ("FQDNs", held.fqdns, ()),
+        ("Nodes", () if place.nodes else held.nodes, OTHER_NODES), ("Groups", held.groups, OUTSIDE), ("FQDNs", held.fqdns, ()),
     ]  # fmt: skip
     for field, entries, all_of_them in later:
         if entries:

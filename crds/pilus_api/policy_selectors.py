@@ -102,17 +102,18 @@ def _reserved(name: str) -> Selector:
 API_SERVER: Final = _reserved("kube-apiserver")
 
 
-# Every node, this one and others.
-NODES: Final = tuple(_reserved(name) for name in ("host", "remote-node"))
+OTHER_NODES: Final = (_reserved("remote-node"),)
+NODES: Final = (_reserved("host"), *OTHER_NODES)  # this one and others
 
 
-def nodes(held: LabelSelector, path: str) -> tuple[Selector, ...]:
-    """The nodes with these labels, and never a pod on one. Raises InvalidError.
+def other_nodes(held: LabelSelector, path: str) -> Selector:
+    """The nodes but this one that have these labels, and never a pod on one. Raises InvalidError.
 
     A key without a source is one of a Node object's labels.
     """
     wanted = [replace(each, source=SOURCE_NODE) if each.source == SOURCE_ANY else each for each in requirements(held, path)]
-    return tuple(selector(*wanted, *each.requirements) for each in NODES)
+    (others,) = OTHER_NODES
+    return selector(*wanted, *others.requirements)
 
 
 def host_subject(held: LabelSelector, path: str) -> Selector:

@@ -113,6 +113,7 @@ class ServiceEndpoint:
     serving: bool = True
     terminating: bool = False
     node: str = ""
+    others: tuple[Address, ...] = ()  # that somebody has written beside it: no packet is sent there, and a rule means them too
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pilus_agent.sources.services import endpoint_slice_of
 from pilus_api import settings as settings_of
 from pilus_api.connection import Connection, Forbidden, NotFound, Object
 from pilus_api.errors import InvalidError
-from pilus_api.identities import RESERVED, Identity, fixed_identities
+from pilus_api.identities import HOST, KUBE_APISERVER, REMOTE_NODE, RESERVED, Identity, fixed_identities
 from pilus_api.label_filters import NodeFilter
 from pilus_api.labels import Labels
 from pilus_api.policy_kinds import BY_NAME, POLICY_KINDS, PolicyKind, optional
@@ -36,7 +36,8 @@ API_SERVERS: Final = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslice
 class Cluster:
     """`pods`: by identity, the pods that bear it, each with its named ports. `modes`: what namespaces say of their policies.
     `nodes`: the labels of Node objects; None: nobody has asked, or may. `groups`: of API servers those that are on no node.
-    `api_ports`: where all of them listen. `notes`: what is not known, in words."""
+    `places`: addresses of pods and nodes by identity; this node (HOST) may be any of them. `api_ports`: where all API servers
+    listen. `notes`: what is not known, in words."""
 
     identities: Mapping[Identity, Labels]
     pods: Mapping[Identity, Mapping[str, Ports]]
@@ -47,6 +48,7 @@ class Cluster:
     nodes: Mapping[str, Labels] | None = None
     api_ports: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
+    places: Mapping[Identity, frozenset[Address]] = field(default_factory=dict)
 
 
 def name_of(obj: Raw) -> Name:
@@ -71,9 +73,11 @@ async def read(connection: Connection, given: Iterable[Raw] = ()) -> Cluster:
             policies[name_of(obj)] = {key: value for key, value in obj.items() if key != "status"}
     found = [identity_of(raw) for raw in await connection.list_all("/apis/cilium.io/v2/ciliumidentities")]
     pods: dict[Identity, dict[str, Ports]] = {}
+    places: dict[Identity, set[Address]] = {}
     for raw in await connection.list_all("/apis/cilium.io/v2alpha1/ciliumendpointslices"):
         for endpoint in slice_of(raw).endpoints:
             pods.setdefault(endpoint.identity, {})[endpoint.name] = endpoint.ports
+            places.setdefault(endpoint.identity, set()).add(endpoint.address)
     groups: dict[GroupName, tuple[Network, ...]] = {}
     for raw in await connection.list_all("/apis/cilium.io/v2alpha1/ciliumcidrgroups"):
         try:
@@ -93,10 +97,17 @@ async def read(connection: Connection, given: Iterable[Raw] = ()) -> Cluster:
         groups[ApiServers()] = _networks(asked.difference(*addresses.values()))
     named = {name: not asked.isdisjoint(addresses.get(name, ())) for name in nodes or ()}
     labels = dict(RESERVED) | fixed_identities(settings.fixed_identity_mapping) | {held.number: held.labels for held in found}
+    numbers: Mapping[str, Identity] = {}
     if settings.enable_node_selector_labels:
-        labels |= _numbered(nodes or {}, named, settings)
+        numbered, numbers = _numbered(nodes or {}, named, settings)
+        labels |= numbered
+    for name, held in addresses.items():
+        number = KUBE_APISERVER if not asked.isdisjoint(held) else REMOTE_NODE
+        for each in (numbers.get(name, number), HOST):
+            places.setdefault(each, set()).update(held)
     ports = frozenset(port.port for port in servers.ports) if servers else frozenset()
-    return Cluster(labels, pods, policies, groups, modes, settings, nodes, ports, tuple(notes))
+    found_at = {number: frozenset(held) for number, held in places.items()}
+    return Cluster(labels, pods, policies, groups, modes, settings, nodes, ports, tuple(notes), found_at)
 
 
 async def _listed(connection: Connection, kind: PolicyKind) -> list[Object]:
@@ -150,9 +161,12 @@ def _networks(addresses: Iterable[Address]) -> tuple[Network, ...]:
     return tuple(sorted(map(ip_network, addresses), key=lambda network: (network.version, network)))
 
 
-def _numbered(nodes: Mapping[str, Labels], api_server: Mapping[str, bool], settings: Settings) -> dict[Identity, Labels]:
-    """Nodes by their labels, with the numbers that agents give them where no two meet."""
+def _numbered(
+    nodes: Mapping[str, Labels], api_server: Mapping[str, bool], settings: Settings
+) -> tuple[dict[Identity, Labels], dict[str, Identity]]:
+    """Nodes by their labels, with the numbers that agents give them where no two meet: labels by number, and numbers by name."""
     relevant = NodeFilter(settings.node_labels)
-    wanted = {remote_labels(relevant(labels), api_server=api_server[name]) for name, labels in nodes.items()}
-    fresh, _ = NodeIdentities().settle(dict.fromkeys(sorted(wanted), frozenset()), clean=True)
-    return fresh
+    wanted = {name: remote_labels(relevant(labels), api_server=api_server[name]) for name, labels in nodes.items()}
+    fresh, _ = NodeIdentities().settle(dict.fromkeys(sorted(set(wanted.values())), frozenset()), clean=True)
+    numbers = {labels: number for number, labels in fresh.items()}
+    return fresh, {name: numbers[labels] for name, labels in wanted.items() if labels in numbers}

@@ -79,7 +79,7 @@ def compare(cluster: Cluster, given: Iterable[Raw], name: str = "", groups: Grou
             of = (workload.node, *_names(key, was, now), direction)
             if of not in memo:
                 peers = sorted(cluster.identities.keys() - ({HOST} if workload.node else set()))
-                memo[of] = differences(was.get(key), now.get(key), direction, peers)
+                memo[of] = differences(was.get(key), now.get(key), direction, peers, cluster.places)
             found += [Changed(workload, direction, tuple(peers), changes) for changes, peers in memo[of].items()]
     return found
 

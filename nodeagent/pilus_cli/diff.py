@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from pilus_agent.desired.policy.difference import OTHER, Change, Peer
+from pilus_agent.desired.policy.difference import OTHER, Change, Peer, Placed
 from pilus_agent.nearest import port_words
 from pilus_agent.sources.kubernetes import cidr_group_of
 from pilus_api.connection import ApiError, Connection
@@ -77,6 +77,9 @@ async def _reach(kubeconfig: Path | None, context: str, wanted: list[Raw]) -> Cl
 
 
 def _peer(cluster: Cluster, peer: Peer) -> str:
+    if isinstance(peer, Placed):
+        more = f" and {len(peer.addresses) - 3} more" if len(peer.addresses) > 3 else ""
+        return f"{_peer(cluster, peer.identity)} at {', '.join(map(str, peer.addresses[:3]))}{more}"
     if not isinstance(peer, int):
         return str(peer)
     return f"{peer} {_words(cluster.identities.get(peer, ()))}"

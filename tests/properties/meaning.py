@@ -424,11 +424,10 @@ def _peers(
     for name in peers.get("Entities") or ():
         yield from (Who(meant, by_address=False) for meant in _is_entity(cluster, labels, name))
     for selector in peers.get("Nodes") or ():
-        for name in ("host", "remote-node"):
-            if ("reserved", name, "") in _labels(packet.peer):
-                needs = _of_node(_needs(selector), "any")
-                if _meets(labels, needs) if cluster.nodes_by_label else deny:
-                    yield Who(_written([*needs, ("reserved", name, "In", [""])]), by_address=False)
+        if ("reserved", "remote-node", "") in _labels(packet.peer):
+            needs = _of_node(_needs(selector), "any")
+            if _meets(labels, needs) if cluster.nodes_by_label else deny:
+                yield Who(_written([*needs, ("reserved", "remote-node", "In", [""])]), by_address=False)
 
 
 def _by_address(cluster: Cluster, peers: Raw, packet: Packet, *, deny: bool) -> Iterator[Any]:

@@ -153,7 +153,9 @@ class ServiceTable:
         if not keys:
             return None
         slices = (self._slices[name] for key in keys for name in self._of.get(key, ()))
-        return frozenset(endpoint.address for held in slices for endpoint in held.endpoints)
+        return frozenset(
+            address for held in slices for endpoint in held.endpoints for address in (endpoint.address, *endpoint.others)
+        )
 
     # -- deciding ----------------------------------------------------------------------------------------------------------
 

@@ -121,7 +121,9 @@ def _named_ports(held: Iterable[Raw], number: str) -> frozenset[tuple[str, int, 
 
 def pod_of(raw: Raw) -> Pod:
     metadata, spec = raw["metadata"], raw.get("spec") or {}
-    ports = (port for container in spec.get("containers") or [] for port in container.get("ports") or [])
+    # A container that is started first and stays (a sidecar) has ports as the others have.
+    sidecars = (held for held in spec.get("initContainers") or [] if held.get("restartPolicy") == "Always")
+    ports = (port for container in (*(spec.get("containers") or []), *sidecars) for port in container.get("ports") or [])
     return Pod(
         namespace=_text(metadata["namespace"]),
         name=_text(metadata["name"]),

@@ -58,7 +58,8 @@ def service_of(raw: Raw) -> Service:
 
 def _endpoint(entry: Raw) -> ServiceEndpoint | None:
     # More than one address is the same endpoint again (API: clients may use only the first).
-    address = address_of(next(iter(entry.get("addresses") or ()), ""))
+    texts = tuple(entry.get("addresses") or ())
+    address = address_of(next(iter(texts), ""))
     if address is None:
         return None
     said = entry.get("conditions") or {}
@@ -70,6 +71,7 @@ def _endpoint(entry: Raw) -> ServiceEndpoint | None:
         serving=ready if serving is None else bool(serving),
         terminating=bool(said.get("terminating")),
         node=str(entry.get("nodeName") or ""),
+        others=tuple(found for found in map(address_of, texts[1:]) if found is not None),
     )
 
 

@@ -51,6 +51,10 @@ POD: Object = metadata("web", labels={"b": "2", "a": "1"}) | {
             {"ports": [{"containerPort": 9}]},
             {},
         ],
+        "initContainers": [
+            {"restartPolicy": "Always", "ports": [{"name": "proxy", "containerPort": 15001}]},
+            {"ports": [{"name": "first", "containerPort": 1}]},
+        ],
     },
     "status": {"phase": "Running"},
 }
@@ -81,7 +85,7 @@ SLICE: Object = metadata("s") | {
 def test_a_pod() -> None:
     assert pod_of(POD) == Pod(
         "default", "web", "uid-web", (("a", "1"), ("b", "2")), "robot", host_network=False, ended=False,
-        ports=frozenset({("http", 6, 80), ("dns", 17, 53)}),
+        ports=frozenset({("http", 6, 80), ("dns", 17, 53), ("proxy", 6, 15001)}),
     )  # fmt: skip
     assert pod_of(metadata("p")) == Pod("default", "p", "uid-p")
     assert pod_of(metadata("p") | {"spec": {"hostNetwork": True}, "status": {"phase": "Failed"}}) == Pod(

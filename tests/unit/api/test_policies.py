@@ -187,24 +187,23 @@ def test_egress_only(element: str, expected: str) -> None:
     ("selectors", "expected"),
     [
         ("[]", "nobody"),
-        ("[{}]", "reserved:host=, reserved:remote-node="),
-        ("[{matchLabels: {rack: b}}]", "node:rack=b & reserved:host=, node:rack=b & reserved:remote-node="),
-        ("[{matchLabels: {'node:rack': b}}]", "node:rack=b & reserved:host=, node:rack=b & reserved:remote-node="),
-        ("[{matchLabels: {'any:rack': b}}]", "node:rack=b & reserved:host=, node:rack=b & reserved:remote-node="),
-        ("[{matchLabels: {'k8s:app': b}}]", "k8s:app=b & reserved:host=, k8s:app=b & reserved:remote-node="),
+        ("[{}]", "reserved:remote-node="),
+        ("[{matchLabels: {rack: b}}]", "node:rack=b & reserved:remote-node="),
+        ("[{matchLabels: {'node:rack': b}}]", "node:rack=b & reserved:remote-node="),
+        ("[{matchLabels: {'any:rack': b}}]", "node:rack=b & reserved:remote-node="),
+        ("[{matchLabels: {'k8s:app': b}}]", "k8s:app=b & reserved:remote-node="),
         (
             "[{matchExpressions: [{key: rack, operator: NotIn, values: [b]}]}]",
-            "node:rack!=b & reserved:host=, node:rack!=b & reserved:remote-node=",
+            "node:rack!=b & reserved:remote-node=",
         ),
         (
             "[{matchExpressions: [{key: kubernetes.io/os, operator: Exists}]}, {}]",
-            "node:kubernetes.io/os & reserved:host=, node:kubernetes.io/os & reserved:remote-node=,"
-            " reserved:host=, reserved:remote-node=",
+            "node:kubernetes.io/os & reserved:remote-node=, reserved:remote-node=",
         ),
     ],
 )
 def test_nodes_by_their_labels(selectors: str, expected: str, section: str, clusterwide: bool) -> None:
-    """Of whatever section: nodes alone, no namespace is implied, and no pod can be meant."""
+    """Of whatever section: other nodes alone, no namespace is implied, and no pod can be meant."""
     field = "fromNodes" if section.startswith("ingress") else "toNodes"
     (found,) = compiled(f"{section}: [{{{field}: {selectors}}}]", clusterwide=clusterwide, nodes=True).rules
     assert rule(found) == f"{'deny' if section.endswith('Deny') else 'allow'} {expected} : *"
@@ -231,7 +230,7 @@ def test_a_key_of_a_node_that_is_none_is_refused_with_and_without_the_setting(no
 @pytest.mark.parametrize(
     ("element", "expected"),
     [
-        ("{toNodes: [{}]}", "deny reserved:host=, reserved:remote-node= : * ! spec.egressDeny[0].toNodes"),
+        ("{toNodes: [{}]}", "deny reserved:remote-node= : * ! spec.egressDeny[0].toNodes"),
         ("{toGroups: [{aws: {region: r}}]}", "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : * ! spec.egressDeny[0].toGroups"),
         (
             "{toServices: [{k8sService: {serviceName: unknown}}]}",

@@ -5,16 +5,16 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pilus_agent.desired.policy.difference import Change
+from pilus_agent.desired.policy.difference import Change, Placed
 from pilus_api.errors import InvalidError
-from pilus_api.identities import HOST, RESERVED, WORLD, Identity
+from pilus_api.identities import HOST, REMOTE_NODE, RESERVED, WORLD, Identity
 from pilus_api.labels import Label, Labels, canonical
 from pilus_api.rules import ApiServers, CidrGroup, Direction, GroupName, Network
 from pilus_api.settings import Settings
@@ -104,6 +104,36 @@ def test_addresses_outside_the_cluster() -> None:
     (one,) = found
     assert one.direction is Direction.EGRESS
     assert [str(peer) for peer in one.peers] == ["192.0.2.0/24"], "its upper half: the lower one is a prefix of its own"
+
+
+def blocking(spec: str) -> Any:
+    block = {"to": [{"ipBlock": yaml.safe_load(spec)}]}
+    held = {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"], "egress": [block]}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "k", "namespace": "shop"},
+        "spec": held,
+    }
+
+
+def test_rules_by_address_that_mean_pods_and_nodes_too() -> None:
+    """An ipBlock lets a pod reach those of an identity whose addresses are inside, and no others of it."""
+    places = {
+        CLIENT: frozenset(map(ip_address, ("10.1.0.1", "10.2.0.1", "fd00::1"))),
+        STRANGER: frozenset([ip_address("10.1.0.9")]),
+        REMOTE_NODE: frozenset([ip_address("192.168.7.2")]),
+    }
+    here = replace(cluster(blocking("{cidr: 10.0.0.0/8}")), places=places)
+    (one,) = compare(here, [blocking("{cidr: 10.1.0.0/16, except: [10.1.0.8/29]}")])
+    assert (one.workload.identity, one.direction, [change.allowed for change in one.changes]) == (WEB, Direction.EGRESS, [False])
+    assert [str(peer) for peer in one.peers if not isinstance(peer, int | Placed)] == ["10.0.0.0/8", "10.1.0.8/29"]
+    assert [peer for peer in one.peers if isinstance(peer, int | Placed)] == [Placed(CLIENT, (ip_address("10.2.0.1"),)), STRANGER]
+    (first,) = compare(replace(cluster(), places=places), [blocking("{cidr: 192.168.7.0/24}")])
+    assert REMOTE_NODE not in first.peers
+    assert {CLIENT, STRANGER} <= set(first.peers)
+    assert diff._peer(here, one.peers[0]).startswith("301 ")
+    assert diff._peer(here, one.peers[0]).endswith(" at 10.2.0.1")
 
 
 def test_policies_in_audit_mode_take_no_part_and_the_given_ones_do() -> None:

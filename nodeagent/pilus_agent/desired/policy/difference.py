@@ -4,7 +4,7 @@ In: what applies to an endpoint before and after. Out: changes, alike ones toget
 what packets would meet.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ from pilus_agent.desired.policy.addresses import longest
 from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, Answer, Decision, Layers, combine
 from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PORTS, PortTable
 from pilus_agent.desired.policy.tables import CompiledPolicy
+from pilus_agent.facts import Address
 from pilus_api.identities import WORLD, WORLD_IPV4, WORLD_IPV6, Identity
 from pilus_api.rules import OUTSIDE, Direction, Network, Origin, Scope
 
@@ -21,8 +22,21 @@ OTHER: Final = 255
 
 _OUTSIDE: Final = frozenset({WORLD, WORLD_IPV4, WORLD_IPV6})
 
-# An identity, or addresses outside the cluster.
-Peer = Identity | Network
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Those of an identity who have one of these addresses, where rules by address mean some of it and some not."""
+
+    identity: Identity
+    addresses: tuple[Address, ...]
+
+
+# An identity, some of it, or addresses outside the cluster.
+Peer = Identity | Placed | Network
+
+# Where a packet's address is looked for: the scope, its version, and the address as a number.
+_At = tuple[Scope, int, int]
+_NOWHERE: Final[Mapping[Identity, Iterable[Address]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +54,53 @@ class Change:
 
 
 def differences(
-    before: CompiledPolicy | None, after: CompiledPolicy | None, direction: Direction, identities: Iterable[Identity]
+    before: CompiledPolicy | None,
+    after: CompiledPolicy | None,
+    direction: Direction,
+    identities: Iterable[Identity],
+    places: Mapping[Identity, Iterable[Address]] = _NOWHERE,
 ) -> dict[tuple[Change, ...], list[Peer]]:
-    """By what changes: the peers for whom exactly that does. None: no policy applies, everything passes."""
+    """By what changes: the peers for whom exactly that does. None: no policy applies, everything passes. `places`: addresses of
+    pods and nodes by their identities, for rules by address that mean these too.
+    """
     found: dict[tuple[Change, ...], list[Peer]] = {}
     memo: dict[tuple[object, ...], tuple[Change, ...]] = {}
     networks = _networks((before, after), direction)
     # Where a row means a whole family, the outside is its families: it has no address that would say which.
     told = _OUTSIDE if any(not network.prefixlen for network in networks) else frozenset()
-    numbers = (identity for identity in identities if identity not in told)
-    peers: Iterable[tuple[Peer, int | None]] = (*((identity, None) for identity in numbers), *networks.items())
-    for peer, address in peers:
-        sides = [_Side(policy, direction, peer, address) for policy in (before, after)]
+    policies = before, after
+    by_address = any(key.scope is Scope.ANY for policy in policies if policy for key in policy.directions[direction].cidrs)
+    peers: list[tuple[Peer, _At | None]] = []
+    for identity in identities:
+        if identity not in told:
+            peers += _placed(policies, direction, identity, places.get(identity, ()) if by_address else ())
+    peers += ((network, (Scope.OUTSIDE, network.version, address)) for network, address in networks.items())
+    for peer, at in peers:
+        who = peer.identity if isinstance(peer, Placed) else peer if isinstance(peer, int) else WORLD
+        sides = [_Side(policy, direction, who, at) for policy in policies]
         key = tuple(side.name for side in sides)
         if key not in memo:
             memo[key] = _whole(tuple(_changes(*sides)))
         if memo[key]:
             found.setdefault(memo[key], []).append(peer)
     return found
+
+
+def _placed(
+    policies: Iterable[CompiledPolicy | None], direction: Direction, identity: Identity, addresses: Iterable[Address]
+) -> list[tuple[Peer, _At | None]]:
+    """The identity as a whole, or by its addresses if these are not all in the same rows."""
+    found: dict[tuple[object, ...], list[Address]] = {}
+    for address in sorted(addresses, key=lambda one: (one.version, one)):
+        at = (Scope.ANY, address.version, int(address))
+        rows = (longest(policy.directions[direction].cidrs, *at) if policy else None for policy in policies)
+        found.setdefault(tuple(rows), []).append(address)
+    if not found:
+        return [(identity, None)]
+    places = [(held, (Scope.ANY, held[0].version, int(held[0]))) for held in found.values()]
+    if len(places) == 1:
+        return [(identity, places[0][1])]
+    return [(Placed(identity, tuple(held)), at) for held, at in places]
 
 
 def _networks(policies: Iterable[CompiledPolicy | None], direction: Direction) -> dict[Network, int]:
@@ -84,17 +127,16 @@ def _networks(policies: Iterable[CompiledPolicy | None], direction: Direction) -
 class _Side:
     """One policy, as one peer meets it."""
 
-    def __init__(self, policy: CompiledPolicy | None, direction: Direction, peer: Peer, address: int | None) -> None:
+    def __init__(self, policy: CompiledPolicy | None, direction: Direction, identity: Identity, at: _At | None) -> None:
         self._policy = policy
         self._who: PortTable | None = None
         self._where: PortTable | None = None
         if policy is None:
             return
         tables = policy.directions[direction]
-        identity = peer if isinstance(peer, int) else WORLD
         self._who = tables.peers.get(identity, tables.default).table
-        if not isinstance(peer, int) and address is not None:
-            key = longest(tables.cidrs, Scope.OUTSIDE, peer.version, address)
+        if at is not None:
+            key = longest(tables.cidrs, *at)
             self._where = tables.cidrs[key].table if key else None
 
     @property

@@ -88,7 +88,8 @@ def test_what_is_not_kept_is_noticed() -> None:
 )
 def test_conditions(conditions: dict[str, Any] | None, ready: bool, serving: bool, terminating: bool) -> None:
     found = slice_of({"addresses": ["10.0.0.1", "10.0.0.2"], "conditions": conditions, "nodeName": "n1"})
-    assert found.endpoints == (ServiceEndpoint(ip_address("10.0.0.1"), ready, serving, terminating, "n1"),)
+    others = (ip_address("10.0.0.2"),)
+    assert found.endpoints == (ServiceEndpoint(ip_address("10.0.0.1"), ready, serving, terminating, "n1", others),)
 
 
 def test_a_slice_of_names_has_no_endpoints() -> None:
