@@ -23,7 +23,7 @@ def mode_of(policy: Mapping[str, Any], namespace: str, everywhere: bool) -> tupl
     """
     annotations = policy["metadata"].get("annotations") or {}
     said = annotations.get(MODE_ANNOTATION) if isinstance(annotations, Mapping) else None
-    said = said if said is not None else namespace
+    said = namespace if said in (None, "") else said  # an empty one says nothing
     if said == "":
         return (Mode.AUDIT if everywhere else Mode.ENFORCE), ""
     try:

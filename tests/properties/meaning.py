@@ -115,7 +115,7 @@ def decide(
 
 def in_audit(cluster: Cluster, policy: Raw) -> bool:
     """The nearest word holds: the policy's, its namespace's, the setting's. A word that is none enforces."""
-    said = policy["metadata"].get("annotations", {}).get("pilus.io/mode")
+    said = policy["metadata"].get("annotations", {}).get("pilus.io/mode") or None
     if said is None and "namespace" in policy["metadata"]:
         said = cluster.namespaces[policy["metadata"]["namespace"]][1] or None
     return bool(cluster.settings["policy_audit_mode"]) if said is None else said == "audit"

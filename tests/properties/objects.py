@@ -146,7 +146,7 @@ def transport_ports(draw: st.DrawFn) -> dict[str, Any]:
 
 
 types = st.one_of(
-    st.builds(given, family=pick(None, "IPv4"), type=pick(0, 8, 3, "EchoRequest", "EchoReply", "Echo")),
+    st.builds(given, family=pick(None, "IPv4"), type=pick(0, 8, 3, "8", "EchoRequest", "EchoReply", "Echo")),
     st.builds(given, family=pick("IPv6"), type=pick(128, 129, 8, "EchoRequest")),
 )
 icmps = listed(st.builds(given, fields=st.one_of(st.lists(types, min_size=1, max_size=3), st.just([]), st.none())))
@@ -278,7 +278,7 @@ def cilium(draw: st.DrawFn, name: str) -> dict[str, Any]:
 
 @st.composite
 def metadata(draw: st.DrawFn, name: str, namespaced: bool) -> dict[str, Any]:
-    annotations = given(**{"pilus.io/mode": draw(pick(None, None, "audit", "audit", "enforce", "sometimes"))})
+    annotations = given(**{"pilus.io/mode": draw(pick(None, None, "", "audit", "audit", "enforce", "sometimes"))})
     if not namespaced and (cut := draw(pick(None, None, "ssh", "all", "etcd", "kubelet, udp/53-79"))):
         annotations["pilus.io/cut-lifelines"] = cut
     return given(

@@ -252,11 +252,12 @@ class PortRule(PortDenyRule):
         return self.listener is None or not self.l7()
 
 
-_ICMP_PATTERNS = {family: "^(" + "|".join(sorted(names)) + ")$" for family, names in ICMP_TYPES.items()}
+_TYPE_NUMBER = "[0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]"
+_ICMP_PATTERNS = {family: "^(" + "|".join((_TYPE_NUMBER, *sorted(names))) + ")$" for family, names in ICMP_TYPES.items()}
 
 
 class IcmpField(Model):
-    """A type by number or, case-sensitively, by the name that it has in its family."""
+    """A type by number, which may be a text, or, case-sensitively, by the name that it has in its family."""
 
     # In the schema, not in CEL, for the sake of CEL's cost budget.
     schema_extra: ClassVar[Mapping[str, Any]] = {
@@ -275,6 +276,8 @@ class IcmpField(Model):
         """-1 where the type is no type of its family."""
         if isinstance(self.type, int):
             return self.type if 0 <= self.type <= 255 else -1
+        if re.fullmatch(_TYPE_NUMBER, self.type):
+            return int(self.type)
         return ICMP_TYPES[self.family].get(self.type, -1)
 
     @refused_unless("", "type must be 0 to 255, or the name of an ICMP type in its family (case counts)")

@@ -315,6 +315,8 @@ def moded(mode: object, name: str = "let") -> PolicyObject:
         (None, "", True, True),
         ("Audit", "audit", True, False),  # what is no mode opens nothing
         (None, "no", True, False),
+        ("", "audit", False, True),  # nothing is said by it
+        ("", "", True, True),
     ],
 )
 def test_modes(tables: Tables, of_policy: object, of_namespace: str, everywhere: bool, audited: bool) -> None:
@@ -364,6 +366,23 @@ def test_what_an_audited_policy_requires_binds_no_enforced_one(stage: PolicyStag
     enforced.raw["metadata"]["annotations"] = {}
     stage.objects.put("cnp", "default/other", enforced)
     assert decide(stage, tables).policy != alone.policy
+
+
+def test_a_pod_with_labels_that_are_known_changes_no_table_and_a_new_identity_one_row(stage: PolicyStage, tables: Tables) -> None:
+    """Pods come and go by the hundred; what one costs must not depend on how many policies there are."""
+    stage.objects.put("cnp", "default/let", policy("let", LET_CLIENT))
+    decide(stage, tables)
+    write_all(tables)
+    pods = {name: labels("web") for name in ("web", "web-2")}
+    found = stage.decide(pods, dict.fromkeys(pods, frozenset()), dict.fromkeys(pods, WEB))
+    stage.settle(tables)
+    assert found["web"] == found["web-2"]
+    assert not any(tracker.updates or tracker.deletes for tracker in tables.trackers.values())
+    stage.identity(Identity(303), canonical([*labels("client"), Label("k8s", "pod", "new")]))
+    stage.decide(pods, dict.fromkeys(pods, frozenset()), dict.fromkeys(pods, WEB))
+    stage.settle(tables)
+    assert {name: len(tracker.updates) for name, tracker in tables.trackers.items() if tracker.updates} == {"peers": 1}
+    assert not any(tracker.deletes for tracker in tables.trackers.values())
 
 
 def test_who_denies_by_default_has_a_name(stage: PolicyStage, tables: Tables) -> None:

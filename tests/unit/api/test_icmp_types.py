@@ -35,6 +35,12 @@ def allowed(family: str, name: str) -> tuple[Ports, ...] | None:
     return rule.ports
 
 
+@pytest.mark.parametrize("number", [0, 8, 99, 100, 249, 255])
+def test_a_number_may_be_a_text(number: int) -> None:
+    for family, protocol in PROTOCOLS.items():
+        assert allowed(family, str(number)) == (Ports(protocol, number, number),)
+
+
 def test_they_are_all_here() -> None:
     assert [sum(of == family for of, _ in NAMES) for family in TYPES] == [14, 27]
 

@@ -102,8 +102,11 @@ def test_a_group_that_is_not_there_is_nobody_and_is_told() -> None:
         "spec.egress[1].toCIDRSet[0].cidrGroupRef (there is no CiliumCIDRGroup h, or it can't be read)",
     )
     assert empty.unenforced == ()
-    denying = drafts_of(policy("egressDeny: [{toCIDRSet: [{cidrGroupRef: h}]}]"), cluster="blue")
+    excepted = "[{cidrGroupRef: h, except: [192.0.2.0/24, '2001:db8::/32']}]"
+    denying = drafts_of(policy(f"egressDeny: [{{toCIDRSet: {excepted}}}]"), cluster="blue")
     assert rule(resolve(denying, {CidrGroup("h"): ()})[0].rules[0]) == "deny nobody : *"
+    everybody_else = "deny 0.0.0.0/0-192.0.2.0/24 OUTSIDE, ::/0-2001:db8::/32 OUTSIDE : *"
+    assert rule(resolve(denying)[0].rules[0]) == everybody_else, "it may be anybody but whom it excepts"
 
 
 def test_the_cluster_has_its_api_servers_within() -> None:
