@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from tests.unit.api.policy_texts import GROUPS, compiled, labels, policy, rule
 
 from pilus_api.policies import drafts_of, resolve, together
@@ -74,6 +75,16 @@ def test_requirements_of_more_peers_than_can_be_borne_are_refused() -> None:
     with pytest.raises(TooManyDemandsError, match="more than 100,000 requirements of endpoint peers"):
         together(drafts)
     assert together(replace(draft, demands=draft.demands[:100]) for draft in drafts)
+
+
+def test_policies_with_requirements_are_as_many_together_as_alone() -> None:
+    """However many there are, and whomever each governs: none is cut into parts along the subjects of the others."""
+    spec = "{{endpointSelector: {{matchLabels: {{a{n}: x, b: y}}}}, ingress: [{{fromRequires: [{{matchLabels: {{t{n}: z}}}}]}}]}}"
+    held = policy({}) | {"specs": [yaml.safe_load(spec.format(n=n)) for n in range(20)]}
+    del held["spec"]
+    drafts = drafts_of(held, cluster="blue")
+    assert [each.origin.path for each in resolve(drafts)] == [f"specs[{n}]" for n in range(20)]
+    assert [each.demands for each in resolve(drafts)] == [each.demands for each in drafts]
 
 
 def test_a_reserved_label_exempts_no_requirement() -> None:
