@@ -23,7 +23,8 @@ def mode_of(policy: Mapping[str, Any], namespace: str, everywhere: bool) -> tupl
     """
     annotations = policy["metadata"].get("annotations") or {}
     said = annotations.get(MODE_ANNOTATION) if isinstance(annotations, Mapping) else None
-    said = namespace if said in (None, "") else said  # an empty one says nothing
+    if said is None or said == "":  # an empty one says nothing
+        said = namespace
     if said == "":
         return (Mode.AUDIT if everywhere else Mode.ENFORCE), ""
     try:

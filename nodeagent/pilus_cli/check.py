@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
 from pilus_api.resources.model import parse
 from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, CidrGroup, Direction, Policy, Rule
 from pilus_api.yaml_text import BrokenYaml, Document, Position, located
-from pilus_cli.lint import doubts, unserved
+from pilus_cli.lint import doubts, malformed, ours, overlooked, unserved
 from pilus_cli.output import Asking, pass_asking
 from pilus_cli.terminal import console, safe
 
 _LARGEST = 16 << 20
 _ERROR, _WARNING = "error", "warning"
+_MOST = 20  # of one sort in an object: to find where a key stands costs all of its map
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,9 @@ def check(texts: Iterable[tuple[str, str]], cluster: str = "default", *, nodes: 
             for key, position in document.repeated():
                 message = f"the key {key!r} is given twice, and the first is lost"
                 checked.findings.append(_finding(file, position, _ERROR, "", "", message))
+            for steps, obj in _listed(document.value):
+                message = "stands in a list, which is no object, so nobody takes it: put it behind `---`, or into a List"
+                checked.findings.append(_finding(file, document.position(steps), _ERROR, _what(obj), "", message))
             found += (_Place(file, document, obj, steps) for steps, obj in _stepped(document.value))
     groups = {one.obj["metadata"]["name"] for one in found if one.obj.get("kind") == "CiliumCIDRGroup" and _named(one.obj)}
     for place in found:
@@ -90,12 +95,21 @@ def _finding(file: str, position: Position, severity: str, what: str, path: str,
     return Finding(file, position.line, position.column, severity, what, path, message)
 
 
-def _stepped(value: Any) -> list[tuple[str, Mapping[str, Any]]]:
-    """Each object of a document with the way to it: a List has many."""
+def _stepped(value: Any, steps: str = "") -> list[tuple[str, Mapping[str, Any]]]:
+    """Each object of a document with the way to it: a List has many. kubectl looks into a List in a List as well."""
     if not (isinstance(value, dict) and value.get("kind") == "List"):
-        return [("", value)] if isinstance(value, dict) else []
+        return [(steps, value)] if isinstance(value, dict) else []
     held = value.get("items")
-    return [(f"items[{i}].", one) for i, one in enumerate(held if isinstance(held, list) else ()) if isinstance(one, dict)]
+    items = enumerate(held if isinstance(held, list) else ())
+    return [found for i, one in items for found in _stepped(one, f"{steps}items[{i}].")]
+
+
+def _listed(value: Any, steps: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What would be one of our objects, did it not stand in a document that is a list. Whatever else a list has is none of ours."""
+    for i, one in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(one, dict) and ours(one):
+            yield f"{steps}[{i}]", one
+        yield from _listed(one, f"{steps}[{i}]")
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
@@ -106,30 +120,36 @@ def _named(obj: Mapping[str, Any]) -> bool:
     return isinstance(obj.get("metadata"), dict) and isinstance(obj["metadata"].get("name"), str)
 
 
-def _object(place: _Place, cluster: str, groups: set[str], nodes: bool) -> Iterator[Finding]:
-    obj = place.obj
-    kind = obj.get("kind")
+def _what(obj: Mapping[str, Any]) -> str:
     metadata = obj["metadata"] if isinstance(obj.get("metadata"), dict) else {}
     name = "/".join(str(part) for part in (metadata.get("namespace"), metadata.get("name")) if part)
-    what = f"{kind} {name}".strip()
+    return f"{obj.get('kind')} {name}".strip()
+
+
+def _object(place: _Place, cluster: str, groups: set[str], nodes: bool) -> Iterator[Finding]:
+    obj = place.obj
+    kind, what = obj.get("kind"), _what(obj)
 
     def finding(severity: str, path: str, message: str) -> Finding:
         position = place.document.position(f"{place.steps}{path}")
-        return _finding(place.file, position, severity, what, path.partition(" ")[0], message)
+        return _finding(place.file, position, severity, what, path.partition(" (")[0], message)
 
     if (nowhere := unserved(obj)) is not None:
         yield finding(_ERROR, *nowhere)
         return
     if kind == "Namespace":
         yield from (finding(_WARNING, *doubt) for doubt in doubts(obj))
+    if kind == "CiliumCIDRGroup" or is_policy(obj):
+        yield from (finding(_ERROR, *wrong) for wrong in islice(malformed(obj), _MOST))
+        yield from (finding(_WARNING, *doubt) for doubt in islice(overlooked(obj), _MOST))
     try:
         if kind == "CiliumCIDRGroup":
             parse(CiliumCIDRGroup, obj)
         if not is_policy(obj):
             return
         drafts = drafts_of(obj, cluster=cluster, nodes=nodes)
-        # A requirement may bring in the API servers, of whom no rule speaks. Its specs may govern the same pods.
-        policies = together(resolve(drafts, dict.fromkeys({ApiServers(), *groups_of(drafts)}, ())))
+        # A requirement may bring in the API servers, of whom no rule speaks. Specs may be about others than each other.
+        policies = [found for each in resolve(drafts, dict.fromkeys(groups_of(drafts), ())) for found in together([each])]
     except TooManyDemandsError as error:
         yield finding(_ERROR, "spec" if "spec" in obj else "specs", str(error))
         return

@@ -6,13 +6,14 @@ same meaning, so that a directory of YAML is read as strictly as an API server r
 """
 
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from types import FunctionType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from pilus_api.errors import InvalidError
 
@@ -22,6 +23,9 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
 Check = TypeVar("Check", bound=Callable[[Any], bool])
 M = TypeVar("M", bound="Model")
 S = TypeVar("S")
+
+# Maps whose keys are anybody's. Without the key of a null, a selector would select more than its author wrote.
+_FREE: Final = frozenset(("matchLabels",))
 
 
 def refused_unless(cel: str, message: str, field: str = "") -> Callable[[Check], Check]:
@@ -130,22 +134,44 @@ class Resource(Open):
 
 
 def without_nulls(value: Any) -> Any:
-    """A copy in which null fields are absent, as the API server has it where null is not a value of its own."""
+    """A copy in which null fields are absent, as the API server has it where null is not a value of its own. What a null in
+    `matchLabels` means, the model says.
+    """
     if isinstance(value, dict):
-        return {key: without_nulls(held) for key, held in value.items() if held is not None}
+        return {
+            key: dict(held) if key in _FREE and isinstance(held, dict) else without_nulls(held)
+            for key, held in value.items()
+            if held is not None
+        }
     if isinstance(value, list):
         return [without_nulls(held) for held in value]
     return value
 
 
+def _path(obj: Mapping[str, Any], error: ErrorDetails) -> str:
+    """Of the field that is wrong. What pydantic names beside it is no field: a union's branch, or that a key is meant."""
+    path, steps = "", error["loc"]
+    held: Any = obj
+    for step in steps:
+        if isinstance(held, list | tuple) and isinstance(step, int) and step < len(held):
+            path, held = f"{path}[{step}]", held[step]
+        elif isinstance(held, Mapping) and step in held:
+            path, held = f"{path}.{step}" if path else str(step), held[step]
+    if error["type"] == "missing":
+        path = f"{path}.{steps[-1]}" if path else str(steps[-1])
+    return path + str(error.get("ctx", {}).get("field", ""))
+
+
 def parse(model: type[M], obj: Mapping[str, Any]) -> M:
     """The object as `model`. Raises InvalidError with the path of the first field that is wrong."""
+    held = without_nulls(obj)
     try:
-        return model.model_validate(without_nulls(obj))
+        # By the names of the API alone: our own for a field (`pod_selector`) are as unknown to it as any.
+        return model.model_validate(held, by_alias=True, by_name=False)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ""
-        for step in first["loc"]:
-            path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
-        path += first.get("ctx", {}).get("field", "")
-        raise InvalidError(first["msg"].removeprefix("Value error, "), path) from error
+        errors = error.errors(include_url=False)
+        path = _path(held, errors[0])
+        # Of a union each branch says what is wrong: that a number is no text says least.
+        branches = takewhile(lambda one: _path(held, one) == path, errors)
+        said = next((one["msg"] for one in branches if not one["type"].endswith("_type")), errors[0]["msg"])
+        raise InvalidError(said.removeprefix("Value error, "), path) from error

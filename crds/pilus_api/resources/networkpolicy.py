@@ -1,4 +1,7 @@
-"""The Kubernetes NetworkPolicy, for sources that no API server has checked. It has no CustomResourceDefinition of ours."""
+"""The Kubernetes NetworkPolicy, for sources that no API server has checked. It has no CustomResourceDefinition of ours.
+
+What is refused is what Kubernetes refuses (pkg/apis/networking/validation).
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -6,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pilus_api.addresses import parse_prefix
-from pilus_api.resources.labelselector import LabelSelector
+from pilus_api.resources.labelselector import KubernetesLabelSelector
 from pilus_api.resources.model import Model, Resource, refused_unless
 from pilus_api.resources.policypeers import Prefix, within
 
@@ -18,14 +21,15 @@ class IpBlock(Model):
     cidr: Prefix
     except_: Annotated[Sequence[Prefix], Field(alias="except")] = ()
 
-    @refused_unless("", "each except must lie inside cidr")
+    @refused_unless("", "each except must lie inside cidr, and be a part of it only")
     def contained(self) -> bool:
-        return all(within(parse_prefix(self.cidr), parse_prefix(excepted)) for excepted in self.except_)
+        prefix, parts = parse_prefix(self.cidr), [parse_prefix(excepted) for excepted in self.except_]
+        return all(within(prefix, part) and part.prefixlen > prefix.prefixlen for part in parts)
 
 
 class Peer(Model):
-    pod_selector: LabelSelector | None = None
-    namespace_selector: LabelSelector | None = None
+    pod_selector: KubernetesLabelSelector | None = None
+    namespace_selector: KubernetesLabelSelector | None = None
     ip_block: Annotated[IpBlock | None, Field(alias="ipBlock")] = None
 
     @refused_unless("", "a peer is an ipBlock, or a podSelector, a namespaceSelector or both")
@@ -55,10 +59,10 @@ class EgressRule(Model):
 
 
 class NetworkPolicySpec(Model):
-    pod_selector: LabelSelector = LabelSelector()
+    pod_selector: KubernetesLabelSelector = KubernetesLabelSelector()
     ingress: Sequence[IngressRule] = ()
     egress: Sequence[EgressRule] = ()
-    policy_types: Sequence[Literal["Ingress", "Egress"]] = ()
+    policy_types: Annotated[Sequence[Literal["Ingress", "Egress"]], Field(max_length=2)] = ()
 
 
 class NetworkPolicy(Resource):

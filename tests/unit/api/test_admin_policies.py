@@ -168,8 +168,8 @@ def test_nodes_by_their_labels(action: str) -> None:
 )
 @pytest.mark.parametrize("action", ["Allow", "Deny", "Pass"])
 def test_a_peer_that_is_not_in_force_or_not_understood_fails_closed(rule: str, closed: str, action: str) -> None:
-    """Allowed it is nobody, and the rule is for nobody if it isn't understood; denied, or passed on, all that it could be is denied:
-    everything, if it isn't understood."""
+    """Allowed it is nobody, and the rule is for nobody if it isn't understood; denied, or passed on, all that it could be is
+    denied: everything, if it isn't understood."""
     found = admin(f"egress: [{{action: {action}, {rule}, ports: [{{portNumber: {{port: 80}}}}]}}]").rules
     (told,) = (one for one in found if one.unenforced)
     rest = [one.peers for one in found if not one.unenforced]

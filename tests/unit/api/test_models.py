@@ -1,12 +1,13 @@
 """Models refuse what the API server refuses, and say where."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from pilus_api.errors import InvalidError
 from pilus_api.labels import parse_label
@@ -15,7 +16,7 @@ from pilus_api.resources.ciliumendpoint import CiliumEndpoint
 from pilus_api.resources.ciliumidentity import CiliumIdentity
 from pilus_api.resources.ciliumnode import CiliumNode
 from pilus_api.resources.labelselector import LabelSelector
-from pilus_api.resources.model import parse
+from pilus_api.resources.model import Model, parse
 from pilus_api.resources.pilusnodestatus import PilusNodeStatus
 from pilus_api.resources.pilusrangeclaim import PilusRangeClaim, claim_name
 
@@ -95,6 +96,58 @@ def test_a_null_field_is_an_absent_one() -> None:
     }  # fmt: skip
     (found,) = policies_of(policy, cluster="default")
     assert found.default_deny == (False, True)
+
+
+@pytest.mark.parametrize("selector", [{"matchLabels": {"app": None}}, {"matchLabels": {"app": "a", "team": None}}])
+def test_a_null_label_does_not_widen_a_selector(selector: dict[str, Any]) -> None:
+    """An API server drops it before anybody sees it; from a directory it would select more than was written."""
+    held = meta("a", "CiliumNetworkPolicy") | {"spec": {"endpointSelector": {}, "ingress": [{"fromEndpoints": [selector]}]}}
+    with pytest.raises(InvalidError) as caught:
+        policies_of(held, cluster="default")
+    key = list(selector["matchLabels"])[-1]
+    assert caught.value.path == f"spec.ingress[0].fromEndpoints[0].matchLabels.{key}"
+    held = meta("a", "AdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1")
+    held["spec"] = {"priority": 1, "subject": {"namespaces": selector}}
+    with pytest.raises(InvalidError) as caught:
+        policies_of(held, cluster="default")
+    assert caught.value.path == f"spec.subject.namespaces.matchLabels.{key}"
+
+
+class Leaf(Model):
+    count: int | str
+
+
+class Tree(Model):
+    either: Annotated[int, Field(lt=9)] | Leaf | list[Leaf] | None = None
+    named: dict[Annotated[str, Field(max_length=2)], int] | None = None
+
+
+@pytest.mark.parametrize(
+    ("obj", "path", "says"),
+    [
+        ({"either": {"count": []}}, "either", "integer"),
+        ({"either": 10}, "either", "less than 9"),
+        ({"either": [{}]}, "either", "integer"),
+        ({"named": {"abc": 1}}, "named.abc", "at most 2"),
+        ({"named": {"a": "b"}}, "named.a", "integer"),
+        ({"named": {1: 1}}, "named.1", "string"),
+        ({"either": {"count": 1}, "other": 1}, "other", "not permitted"),
+    ],
+)
+def test_a_path_is_of_fields_alone(obj: dict[str, Any], path: str, says: str) -> None:
+    """Whatever a union's branches are called."""
+    with pytest.raises(InvalidError, match=says) as caught:
+        parse(Tree, obj)
+    assert caught.value.path == path
+
+
+def test_a_missing_field_has_a_path_and_a_union_s_branch_has_none() -> None:
+    with pytest.raises(InvalidError) as caught:
+        parse(Leaf, {})
+    assert caught.value.path == "count"
+    with pytest.raises(InvalidError) as caught:
+        parse(Leaf, {"count": 1.5})
+    assert caught.value.path == "count"
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,162 @@ def test_what_no_api_server_takes_is_refused_beside_what_is_good(kind: str, vers
         assert (finding.line, finding.column) == (11 if path == "kind" else 12, 1)
 
 
+def listed(text: str) -> str:
+    """As an item of a list."""
+    return "- " + text.rstrip().replace("\n", "\n  ") + "\n"
+
+
+def test_a_list_without_a_list_s_kind_is_no_object() -> None:
+    """kubectl refuses such a document, so nothing of it would be in force, be it good or bad."""
+    foreign = "- kind: Pod\n  apiVersion: v1\n- kind: Ingress\n  apiVersion: networking.k8s.io/v1\n- 3\n- hosts: [a]\n"
+    checked = found(f"# a file\n{foreign}{listed(GOOD)}- - kind: CiliumNetworkpolicy\n    apiVersion: cilium.io/v2\n", GOOD)
+    assert (checked.failed, checked.policies) == (True, 1)
+    assert [(one.line, one.column, one.object) for one in checked.findings] == [
+        (8, 3, "CiliumNetworkPolicy shop/web"),
+        (17, 5, "CiliumNetworkpolicy"),
+    ]
+    assert "stands in a list, which is no object" in checked.findings[0].message
+    assert found(foreign, GOOD).findings == []
+
+
+def test_a_list_in_a_list_is_looked_into() -> None:
+    bad = listed("kind: List\nitems:\n" + listed(GOOD.replace('"80"', '"70000"')))
+    checked = found("kind: List\nitems:\n" + bad)
+    assert checked.policies == 1
+    assert [(one.line, one.path) for one in checked.findings] == [(13, "spec.ingress[0].toPorts[0].ports[0].port")]
+
+
+GROUP = """\
+apiVersion: cilium.io/v2alpha1
+kind: CiliumCIDRGroup
+metadata: {name: web}
+spec: {externalCIDRs: [192.0.2.0/24]}
+"""
+KUBERNETES = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web}
+spec: {podSelector: {}}
+"""
+
+
+OF_EACH_SORT = pytest.mark.parametrize("text", [GOOD, GROUP, KUBERNETES], ids=["cilium", "group", "kubernetes"])
+
+
+@OF_EACH_SORT
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("name: Bad_Name", "3:12 metadata.name 'Bad_Name' is no name"),
+        ("name: A_b", "3:12 metadata.name 'A_b' is no name"),
+        ("name: a..b", "3:12 metadata.name 'a..b' is no name"),
+        ("name: a-.b", "3:12 metadata.name 'a-.b' is no name"),
+        ("name: ''", "3:12 metadata.name '' is no name"),
+        (f"name: {'a' * 254}", "3:12 metadata.name 'aaa"),
+        (f"name: {'a' * 253}", ""),
+        ("name: 0.a-b.c", ""),
+        ("name: a, namespace: a.b", "3:21 metadata.namespace 'a.b' is no namespace"),
+        ("name: a, namespace: Shop", "3:21 metadata.namespace 'Shop' is no namespace"),
+        (f"name: a, namespace: {'a' * 64}", "3:21 metadata.namespace 'aaa"),
+        (f"name: a, namespace: {'a' * 63}", ""),
+        ("name: a, labels: {a b: c}", "3:21 metadata.labels.a b 'a b' is no label's key"),
+        ("name: a, labels: {'k8s:app': c}", "3:30 metadata.labels.k8s:app 'k8s:app' is no label's key"),
+        ("name: a, labels: {/a: c}", "3:30 metadata.labels./a '/a' is no label's key"),
+        ("name: a, labels: {a/b/c: c}", "3:30 metadata.labels.a/b/c 'a/b/c' is no label's key"),
+        ("name: a, labels: {A.example/b: c}", "3:30 metadata.labels.A.example/b 'A.example/b' is no label's key"),
+        ("name: a, labels: {a: b c}", "3:30 metadata.labels.a 'b c' is no label's value"),
+        (f"name: a, labels: {{a: {'b' * 64}}}", "3:30 metadata.labels.a 'bbb"),
+        ("name: a, labels: {example.org/A_b: '', a.b: B.c}", ""),
+        ("name: a, annotations: {a b: c}", "3:21 metadata.annotations.a b 'a b' is no annotation's key"),
+        ("name: a, annotations: {Example.ORG/a: 'any thing'}", ""),
+        ("name: a, label: {a: b}", "3:21 metadata.label unknown field 'label': is labels meant?"),
+        ("name: a, annotation: ", "3:21 metadata.annotation unknown field 'annotation': is annotations meant?"),
+        ("name: a, zone: b", "3:21 metadata.zone unknown field 'zone'"),
+        ("name: a, generation: 1, creationTimestamp: , finalizers: [], resourceVersion: '1', uid: u, managedFields: []", ""),
+        ("name: a, labels: {a: }", "3:30 metadata.labels.a is null and no text"),
+        ("name: a, annotations: {a: }", "3:35 metadata.annotations.a is null and no text"),
+    ],
+)  # fmt: skip
+def test_metadata_is_as_the_api_server_wants_it(text: str, metadata: str, said: str) -> None:
+    """An agent does not look at it: its objects come from an API server, or are its own administrator's."""
+    checked = found(text.replace("name: web", metadata).replace(", namespace: shop", ""))
+    told = [f"{one.line}:{one.column} {one.path} {one.message}" for one in checked.findings]
+    assert [line.startswith(said) for line in told] == ([True] if said else []), told
+    assert checked.failed == (bool(said) and "is null" not in said and "unknown field" not in said)
+
+
+def test_annotations_have_an_end() -> None:
+    (line,) = lines(found(GROUP.replace("name: web", f"name: web, annotations: {{a: {'b' * (1 << 18)}}}")))
+    assert line == "0.yaml:3:23: error: CiliumCIDRGroup web: metadata.annotations: more than 262144 bytes"
+
+
+@OF_EACH_SORT
+def test_an_unknown_field_beside_spec_is_an_error(text: str) -> None:
+    """kubectl refuses it, and without kubectl it is dropped: of a mistyped `spec` a NetworkPolicy would govern a namespace."""
+    assert found(text + "status: {}\n").findings == []
+    assert "unknown field 'sepc': is spec meant?" in [one.message for one in found(text.replace("spec:", "sepc:")).findings]
+    checked = found(f"{text}Spec: {{}}\n")
+    (line,) = lines(checked)
+    assert line.startswith(f"0.yaml:{text.count(chr(10)) + 1}:1: error: ")
+    assert line.endswith(": Spec: unknown field 'Spec': is spec meant?")
+    specs = found(f"{text}specs: []\n")
+    assert specs.failed == (text != GOOD)
+
+
+def test_of_very_many_some_are_told() -> None:
+    """Each costs a look at its whole map."""
+    many = ", ".join(f"a_/{i}: " for i in range(3000))
+    checked = found(GROUP.replace("name: web", f"name: web, labels: {{{many}}}"))
+    assert checked.failed
+    assert len(checked.findings) == 40
+
+
+def test_our_own_names_of_fields_are_unknown() -> None:
+    for policy in (KUBERNETES.replace("podSelector", "pod_selector"), GOOD.replace("fromEndpoints", "from_endpoints")):
+        assert found(policy).failed
+
+
+def test_a_null_in_a_selector_is_told() -> None:
+    """With its key gone, the selector would be of everybody."""
+    null = KUBERNETES.replace("{podSelector: {}}", "{podSelector: {matchLabels: {team: }}}")
+    (line,) = lines(found(null))
+    assert line.startswith("0.yaml:4:36: warning: NetworkPolicy web: spec.podSelector.matchLabels.team: is null and no text")
+    (line,) = lines(found(GOOD.replace("{app: client}", "{app: }")))
+    path = "spec.ingress[0].fromEndpoints[0].matchLabels.app"
+    assert line.startswith(f"0.yaml:7:36: error: CiliumNetworkPolicy shop/web: {path}: Input should be a valid string")
+    proto = GOOD.replace("TCP}]", "TCP}]\n      rules: {l7proto: x, l7: [{a: b}, {a: }]}")
+    assert "0.yaml:10:41: warning: CiliumNetworkPolicy shop/web: spec.ingress[0].toPorts[0].rules.l7[1].a: is null" in "".join(
+        lines(found(proto))
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("{policyTypes: [Ingress, Egress, Ingress]}", "4:8: error: NetworkPolicy web: spec.policyTypes: "),
+        (
+            "{ingress: [{ports: [{port: 70000}]}]}",
+            "4:28: error: NetworkPolicy web: spec.ingress[0].ports[0].port: Input should be less than or equal to 65535",
+        ),
+        (
+            "{ingress: [{ports: [{port: '80'}]}]}",
+            "4:28: error: NetworkPolicy web: spec.ingress[0].ports[0].port: String should match pattern",
+        ),
+        (
+            "{podSelector: {matchLabels: {'k8s:app': web}}}",
+            "4:36: error: NetworkPolicy web: spec.podSelector.matchLabels.k8s:app: 'k8s:app' is no label's key",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}",
+            "4:27: error: NetworkPolicy web: spec.ingress[0].from[0].ipBlock: each except must lie inside cidr, and be a part",
+        ),
+    ],
+)
+def test_what_kubernetes_refuses_of_its_own_kind(spec: str, said: str) -> None:
+    (line,) = lines(found(KUBERNETES.replace("{podSelector: {}}", spec)))
+    assert line.startswith(f"0.yaml:{said}"), line
+
+
 def test_warnings_fail_nothing_and_a_range_is_inside_out_in_any_section() -> None:
     policy = """\
 apiVersion: cilium.io/v2
