@@ -31,7 +31,7 @@ def _masked(text: str) -> bool:
 
 
 MaskedPrefix = Annotated[
-    Prefix, Refusal("isCIDR(self) && cidr(self) == cidr(self).masked()", "a network has no bits behind its prefix", _masked)
+    Prefix, Refusal("cidr(self) == cidr(self).masked()", "a network has no bits behind its prefix", _masked)
 ]
 
 

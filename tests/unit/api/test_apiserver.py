@@ -85,6 +85,49 @@ def test_accepted(server: Lab, accepted: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def _administrators(kind: str, spec: str, name: str = "default") -> dict[str, Any]:
+    version = "v1beta1" if kind == "ClusterNetworkPolicy" else "v1alpha1"
+    held = {"subject": {"namespaces": {}}} | yaml.safe_load(spec)
+    return {"apiVersion": f"policy.networking.k8s.io/{version}", "kind": kind, "metadata": {"name": name}, "spec": held}
+
+
+_PODS = "{pods: {podSelector: {}}}"
+_ADMIN, _CLUSTER = "priority: 1", "priority: 1, tier: Admin"
+_TO = "egress: [{{action: Deny, to: [{}]}}]"
+
+
+@pytest.fixture(scope="module")
+def administrators(server: Lab) -> Lab:
+    folder = Path(__file__).parents[3] / "crds/network-policy-api"
+    server.kubectl("apply", "--server-side", "--kustomize", str(folder))
+    names = [f"crd/{yaml.safe_load(path.read_text())['metadata']['name']}" for path in folder.glob("*.k8s.io.yaml")]
+    assert len(names) == 3
+    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    return server
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (_administrators("BaselineAdminNetworkPolicy", "{}"), ""),
+        (_administrators("BaselineAdminNetworkPolicy", "{}", name="other"), "the one baseline of a cluster is named default"),
+        (_administrators("AdminNetworkPolicy", f"{{{_ADMIN}, {_TO.format('{networks: [10.0.0.0/8, fd00::/8]}')}}}"), ""),
+        (
+            _administrators("AdminNetworkPolicy", f"{{{_ADMIN}, {_TO.format('{networks: [10.0.0.1/8]}')}}}"),
+            "no bits behind its prefix",
+        ),
+        (_administrators("AdminNetworkPolicy", f"{{{_ADMIN}, {_TO.format('{networks: [ten]}')}}}"), "networks"),
+        (_administrators("AdminNetworkPolicy", f"{{{_ADMIN}, {_TO.format(_PODS)}}}"), "namespaceSelector"),
+        (_administrators("ClusterNetworkPolicy", f"{{{_CLUSTER}, {_TO.format(_PODS)}}}"), ""),
+        (_administrators("ClusterNetworkPolicy", f"{{{_CLUSTER}, subject: {_PODS}, {_TO.format('{}')}}}"), ""),
+    ],
+)
+def test_policies_of_cluster_administrators(administrators: Lab, policy: dict[str, Any], says: str) -> None:
+    done = create(administrators, policy)
+    assert (done.returncode == 0) == (not says), done.stderr
+    assert says in done.stderr
+
+
 @pytest.mark.parametrize("policy", examples())
 def test_upstream_example(server: Lab, policy: dict[str, Any]) -> None:
     namespace = policy["metadata"].get("namespace")
