@@ -4,6 +4,7 @@ In: two ends in a person's words, a port and a protocol; the wiring's state, and
 docs/agent-api.md states. Changes nothing.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -40,6 +41,7 @@ _ANY_ADDRESS: Final[Mapping[int, Address]] = {4: IPv4Address(0), 6: IPv6Address(
 _MOST_PREFIXES: Final = 3
 _MOST_BACKENDS: Final = 20
 _MOST_REFUSALS: Final = 64
+_LONGEST: Final = 0.05  # seconds for all of them: meanwhile the agent does nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +111,20 @@ class Why:
         return {"item": {"protocol": PROTOCOL_NAMES[protocol], "service": service, "ways": ways}}
 
     def nearest(self, asked: Mapping[str, Any]) -> Item:
-        """Of refusals that no rule decided, what would have been let pass; null where nothing is near, or the policy has gone.
+        """Of refusals that no rule decided, what would have been let pass; null where nothing is near, the policy has gone, or
+        those before took too long.
 
         Raises PilusError for what is no question.
         """
         refusals = asked.get("refusals")
         if not isinstance(refusals, list) or len(refusals) > _MOST_REFUSALS:
             raise PilusError(f"refusals are a list of at most {_MOST_REFUSALS}")
-        return {"items": [{"nearest": self._nearest(one) if isinstance(one, dict) else None} for one in refusals]}
+        until = time.monotonic() + _LONGEST
+        return {
+            "items": [
+                {"nearest": self._nearest(one) if isinstance(one, dict) and time.monotonic() < until else None} for one in refusals
+            ]
+        }
 
     def _nearest(self, refusal: Item) -> str | None:
         numbers = [refusal.get(name) for name in ("policy", "direction", "identity", "protocol", "port")]

@@ -219,7 +219,7 @@ def _restricting(element: Raw) -> bool:
 @st.composite
 def restricted(draw: st.DrawFn, side: str) -> dict[str, Any]:
     """An element whom many packets are of, so that what closes and what opens meets often enough."""
-    wide = (
+    wide: tuple[tuple[str, list[Any]], ...] = (
         ("Endpoints", [{}]),
         ("Endpoints", [{}]),
         ("Entities", ["all"]),

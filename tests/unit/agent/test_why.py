@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -339,6 +340,22 @@ async def test_the_nearest_miss_of_what_was_refused(world: World) -> None:
     for wrong in ([{"policy": "x"}], [refusal | {"direction": 2}], "x", [refusal] * 65):
         with pytest.raises(PilusError):
             Views(world.wiring, "1.0", time.monotonic()).answer({"get": "nearest", "refusals": wrong})
+
+
+async def test_refusals_that_take_too_long_have_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that looks for them does nothing else meanwhile, and pods make as many as they like."""
+    now = [0.0]
+
+    def slow(*_: object) -> str:
+        now[0] += 0.02
+        return "near"
+
+    monkeypatch.setattr("pilus_agent.why.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("pilus_agent.why.nearest_miss", slow)
+    policy = world.endpoint("10.0.1.12")
+    assert policy is not None
+    refusal = {"policy": policy["policy"], "direction": 0, "identity": 301, "address": "10.0.2.7", "protocol": 6, "port": 8080}
+    assert nearest(world, *[refusal] * 5) == ["near"] * 3 + [None] * 2
 
 
 async def test_the_nearest_miss_of_a_ping_is_that_of_why(world: World) -> None:
