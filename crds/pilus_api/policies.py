@@ -99,10 +99,11 @@ def _element_rules(element: Element, origin: Origin, direction: Direction, place
         (entry,) = behind = (element.to_ports or ())[index : index + 1]
         closing = Closing.UNLESS_PLAIN if only_layer_7(entry) and not always else Closing.ALWAYS
         rules.append(replace(whole, ports=ports(behind), unenforced=always + fields, closing=closing))
-    if found.unenforced and (place.deny or not peers):
-        rules = [replace(rule, unenforced=rule.unenforced + found.unenforced) for rule in rules]
-    elif found.unenforced:
-        rules.append(Rule(origin, direction, place.deny, (), wanted, always + found.unenforced))
+    if found.unenforced:  # then there are no other peers: an element has one sort
+        rules = [
+            replace(rule, unenforced=rule.unenforced + found.unenforced, peers=found.possible if rule.denies else rule.peers)
+            for rule in rules
+        ]
     return rules, [Demand(direction, place.deny, each) for each in found.requires]
 
 

@@ -81,7 +81,7 @@ def _grouped(policy: Policy, groups: Groups) -> Policy:
     rules = (
         rule
         if rule.peers is None
-        else replace(rule, peers=tuple(dict.fromkeys(each for peer in rule.peers for each in members(peer, groups, rule.deny))))
+        else replace(rule, peers=tuple(dict.fromkeys(each for peer in rule.peers for each in members(peer, groups, rule.denies))))
         for rule in policy.rules
     )
     unknown = [f"{peer.path} ({_absence(peer.name)})" for peer in named if peer.name not in groups]

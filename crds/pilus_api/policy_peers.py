@@ -33,13 +33,14 @@ class Place:
 class Peers:
     """`peers` as in rules.Rule, of what is in force. `endpoints`: those selectors of them that requirements restrict.
 
-    `requires`: what the element demands of the endpoints of others. `unenforced`: paths.
+    `requires`: what the element demands of the endpoints of others. `unenforced`: paths. `possible`: all that those could be.
     """
 
     peers: tuple[Peer, ...] | None
     endpoints: tuple[Selector, ...]
     requires: tuple[Selector, ...]
     unenforced: tuple[str, ...]
+    possible: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +123,20 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
     if place.nodes:
         found += by_node
 
-    unenforced = []
+    unenforced: list[str] = []
+    possible: list[Peer] = []
     later: list[tuple[str, Sequence[object] | None, tuple[Peer, ...]]] = [
-        ("Nodes", () if place.nodes else held.nodes, OTHER_NODES), ("Groups", held.groups, OUTSIDE), ("FQDNs", held.fqdns, ()),
+        ("Nodes", () if place.nodes else held.nodes, OTHER_NODES), ("Groups", held.groups, OUTSIDE), ("FQDNs", held.fqdns, OUTSIDE),
     ]  # fmt: skip
     for field, entries, all_of_them in later:
         if entries:
             unenforced.append(f"{place.path}.{held.prefix}{field}")
-            found += all_of_them if place.deny else ()
+            possible += all_of_them
+    found += possible if place.deny else ()
     return Peers(
         peers=_unique(found),
         endpoints=tuple(endpoints),
         requires=tuple(selected("Requires", held.requires or (), requires=True)),
         unenforced=tuple(unenforced),
+        possible=_unique(possible),
     )

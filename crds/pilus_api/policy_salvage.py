@@ -139,7 +139,16 @@ def _cilium(kind: PolicyKind, bare: Raw, held: Any, *, sensible: Check, by_parts
         side, deny, alone = _SIDES[direction], section.endswith("Deny"), _alone(bare, anybody, section, sensible)
         closed = partial(_instead, {f"{side}Entities": ["all"]}) if deny else partial(_restricting, side, alone)
         made[section] = _each(spec[section], alone if known or deny else _never, closed, by_parts=by_parts)
+    if any(_may_deny(str(key), spec[key]) for key in spec.keys() - _OF_CILIUM):
+        for section, direction in _SECTIONS.items():
+            if section.endswith("Deny"):
+                made[section] = [*made.get(section, ()), {f"{_SIDES[direction]}Entities": ["all"]}]
     return made
+
+
+def _may_deny(key: str, held: Any) -> bool:
+    """Whether it may be a section, mistyped, that takes from what others allow."""
+    return "deny" in key.lower() or any(_restricting("from", _never, [part]) for part in _parts(held))
 
 
 def _restricting(side: str, good: Check, parts: list[Any]) -> Raw:
@@ -158,7 +167,12 @@ def _restricting(side: str, good: Check, parts: list[Any]) -> Raw:
 def _restricts(part: Raw) -> bool:
     """Whether it asks for more than addresses and ports."""
     asked = any("auth" in str(key).lower() and part[key] != {"mode": "disabled"} for key in part)
-    return asked or any(not isinstance(entry, Mapping) or entry.keys() - {"ports"} for entry in _parts(part.get("toPorts")))
+    mistyped = any("port" in str(key).lower() and key != "toPorts" for key in part)
+    return (
+        asked
+        or mistyped
+        or any(not isinstance(entry, Mapping) or entry.keys() - {"ports"} for entry in _parts(part.get("toPorts")))
+    )
 
 
 def _admin(kind: PolicyKind, bare: Raw, spec: Raw, sensible: Check, *, by_parts: bool) -> dict[str, Any]:

@@ -189,6 +189,11 @@ class Rule:
     endpoints: tuple[Selector, ...] = ()
     closing: Closing = Closing.NOTHING
 
+    @property
+    def denies(self) -> bool:
+        """Whether it denies in the end: then whoever may be one of its peers is."""
+        return self.deny or self.closing is not Closing.NOTHING
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:

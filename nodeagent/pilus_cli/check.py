@@ -15,7 +15,7 @@ import click
 
 from pilus_api.errors import InvalidError
 from pilus_api.policies import drafts_of, groups_of, is_policy, resolve, together
-from pilus_api.policy_together import TooManyDemandsError
+from pilus_api.policy_together import TooMuchTogetherError
 from pilus_api.resources.ciliumcidrgroup import CiliumCIDRGroup
 from pilus_api.resources.model import parse
 from pilus_api.rules import AddressGroup, AddressPeer, ApiServers, CidrGroup, Direction, Policy, Rule
@@ -150,16 +150,16 @@ def _object(place: _Place, cluster: str, groups: set[str], nodes: bool) -> Itera
         drafts = drafts_of(obj, cluster=cluster, nodes=nodes)
         # A requirement may bring in the API servers, of whom no rule speaks. Specs may be about others than each other.
         policies = [found for each in resolve(drafts, dict.fromkeys(groups_of(drafts), ())) for found in together([each])]
-    except TooManyDemandsError as error:
+    except TooMuchTogetherError as error:
         yield finding(_ERROR, "spec" if "spec" in obj else "specs", str(error))
         return
     except InvalidError as error:
         yield finding(_ERROR, error.path, str(error).removeprefix(f"{error.path}: "))
         return
     for field in dict.fromkeys(field for policy in policies for field in _unenforced(policy)):
-        yield finding(_WARNING, field, "is not in force yet: what it would allow is denied")
+        yield finding(_WARNING, field, "is not in force yet: of itself it allows nothing")
     for rule, port in _unresolved((*drafts, *policies)):
-        effect = "denies every port of its protocol" if rule.deny or rule.closing else "allows nothing"
+        effect = "denies every port of its protocol" if rule.deny else "allows nothing"
         yield finding(_WARNING, rule.origin.path, f"an address has no named port {port}: by addresses it {effect}")
     for group in sorted(
         str(group.name) for group in groups_of(drafts) if isinstance(group, CidrGroup) and group.name not in groups
@@ -185,7 +185,7 @@ def _unresolved(policies: Iterable[Policy]) -> Iterator[tuple[Rule, str]]:
                 or (isinstance(peer, AddressGroup) and (peer.others or not isinstance(peer.name, ApiServers)))
                 for peer in rule.peers or ()
             )
-            if rule.direction is not Direction.EGRESS or not by_address or (rule.unenforced and not (rule.deny or rule.closing)):
+            if rule.direction is not Direction.EGRESS or not by_address or (rule.unenforced and not rule.deny):
                 continue
             for name in sorted({port.name for port in rule.ports or () if port.name}):
                 if (rule.origin, name) not in told:

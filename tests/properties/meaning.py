@@ -287,10 +287,10 @@ def _cilium_hits(cluster: Cluster, policy: Raw, me: str, packet: Packet, audited
             deny = section != word
             for index, element in enumerate(spec.get(section) or ()):
                 where = _where(policy, f"{path}.{section}[{index}]")
-                for who in _others(cluster, policy, spec, element, me, packet, audited, deny=deny):
-                    for entry in _entries(element, packet.protocol, deny=deny):
-                        # What is restricted by something that is not in force is closed, whoever else allows it.
-                        closes = deny or entry.restricted
+                for entry in _entries(element, packet.protocol, deny=deny):
+                    # What is restricted by something that is not in force is closed, whoever else allows it.
+                    closes = deny or entry.restricted
+                    for who in _others(cluster, policy, spec, element, me, packet, audited, deny=deny, closes=closes):
                         if not _at(entry, cluster, me, packet, by_address=who.by_address, deny=closes):
                             continue
                         if not (entry.layer_7 and _plain(cluster, who.name, entry, me, packet, audited)):
@@ -368,7 +368,7 @@ def _plain(cluster: Cluster, who: Any, entry: Entry, me: str, packet: Packet, au
                 like = [
                     each for each in _entries(element, packet.protocol, deny=False) if not each.restricted and each[2:] == entry[2:]
                 ]
-                others = _others(cluster, policy, spec, element, me, packet, audited, deny=False) if like else ()
+                others = _others(cluster, policy, spec, element, me, packet, audited, deny=False, closes=False) if like else ()
                 if any(other.name == who for other in others):
                     return True
     return False
@@ -397,9 +397,9 @@ def _plain_of_kubernetes(cluster: Cluster, policy: Raw, who: Any, entry: Entry, 
 
 
 def _others(
-    cluster: Cluster, policy: Raw, spec: Raw, element: Raw, me: str, packet: Packet, audited: bool, *, deny: bool
+    cluster: Cluster, policy: Raw, spec: Raw, element: Raw, me: str, packet: Packet, audited: bool, *, deny: bool, closes: bool
 ) -> Iterator[Who]:
-    """The peers of an element that are the other side."""
+    """The peers of an element that are the other side. `closes`: what they mean is denied, so all that they may be are."""
     side = ("from", "to")[packet.direction]
     peers = {key.removeprefix(side): value for key, value in element.items() if key.startswith(side) and key != "toPorts"}
     if not peers:
@@ -409,15 +409,15 @@ def _others(
     elif "all" in (peers.get("Entities") or ()):
         yield Who(ANYBODY, by_address=False)
     else:
-        yield from _peers(cluster, policy, spec, peers, me, packet, audited, deny=deny)
+        yield from _peers(cluster, policy, spec, peers, me, packet, audited, deny=deny, closes=closes)
 
 
 def _peers(
-    cluster: Cluster, policy: Raw, spec: Raw, peers: Raw, me: str, packet: Packet, audited: bool, *, deny: bool
+    cluster: Cluster, policy: Raw, spec: Raw, peers: Raw, me: str, packet: Packet, audited: bool, *, deny: bool, closes: bool
 ) -> Iterator[Who]:
     labels, outside = packet.peer.labels, packet.outside and packet.address is not None
     if outside:
-        yield from (Who(name, by_address=True) for name in _by_address(cluster, peers, packet, deny=deny))
+        yield from (Who(name, by_address=True) for name in _by_address(cluster, peers, packet, deny=closes))
     for selector in peers.get("Endpoints") or ():
         demands = _demands(cluster, me, packet.direction, deny, audited)
         yield from _is_endpoint(cluster, packet, [*_endpoint_needs(policy, spec, selector), *demands])
@@ -426,7 +426,7 @@ def _peers(
     for selector in peers.get("Nodes") or ():
         if ("reserved", "remote-node", "") in _labels(packet.peer):
             needs = _of_node(_needs(selector), "any")
-            if _meets(labels, needs) if cluster.nodes_by_label else deny:
+            if _meets(labels, needs) if cluster.nodes_by_label else closes:
                 yield Who(_written([*needs, ("reserved", "remote-node", "In", [""])]), by_address=False)
 
 
@@ -440,8 +440,8 @@ def _by_address(cluster: Cluster, peers: Raw, packet: Packet, *, deny: bool) -> 
             # As an entity it may be a node by its address, where rules by address mean nodes: that is not the same.
             nodes = bool(cluster.settings["policy_cidr_match_mode"])
             yield "api server" if nodes else _outsiders(packet, servers=True, others=False)
-    if peers.get("Groups") and deny:
-        yield "group"
+    if (peers.get("Groups") or peers.get("FQDNs")) and deny:
+        yield "anybody outside"
     for entry in peers.get("Services") or ():
         if _behind(cluster, packet, entry, deny):
             yield ip_network(str(packet.address)), ()

@@ -30,9 +30,7 @@ def _masked(text: str) -> bool:
     return parse_prefix(text).network_address == ip_address(text.partition("/")[0])
 
 
-MaskedPrefix = Annotated[
-    Prefix, Refusal("cidr(self) == cidr(self).masked()", "a network has no bits behind its prefix", _masked)
-]
+MaskedPrefix = Annotated[Prefix, Refusal("cidr(self) == cidr(self).masked()", "a network has no bits behind its prefix", _masked)]
 
 
 class NamespacedPod(Model):

@@ -167,7 +167,7 @@ EGRESS_ONLY = [
     ),
     (
         "{toFQDNs: [{matchName: a.b}], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}",
-        "allow nobody : 6/80 ! spec.egress[0].toPorts[0].rules.http spec.egress[0].toFQDNs",
+        "deny 0.0.0.0/0 OUTSIDE, ::/0 OUTSIDE : 6/80 ! spec.egress[0].toPorts[0].rules.http spec.egress[0].toFQDNs",
     ),
     (
         "{toPorts: [{ports: [{port: '80', protocol: TCP}], listener: {name: a, envoyConfig: {name: b}}}]}",

@@ -86,12 +86,22 @@ def test_what_is_required_is_required_where_it_is_not_known_of_whom_or_where_the
         ("{fromEndpoints: [{matchLabels: {'k8s:': a}}], authentification: {mode: required}}", True),
         ("{fromCIDR: ['010.0.0.0/8'], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}", True),
         ("{fromCIDR: ['010.0.0.0/8'], toPorts: x}", True),
+        ("{fromEntities: [world], toPort: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}", True),
         ("{fromCIDR: ['010.0.0.0/8'], toPorts: [{ports: [{port: '80', protocol: TCP}]}], authentication: {mode: disabled}}", False),
     ],
 )
 def test_what_would_restrict_others_and_makes_no_sense_closes_what_they_allow(element: str, closing: bool) -> None:
     (found,) = cnp(f"{{endpointSelector: {{}}, ingress: [{GOOD}, {element}]}}")
     assert [closed(rule) for rule in found.rules] == [False, closing]
+
+
+def test_what_nobody_meets_for_sure_opens_nothing_that_is_closed() -> None:
+    """An unreadable requirement makes peers nobody; what authentication closes must not be nobody with them."""
+    closing = "{fromEndpoints: [{}], authentication: {mode: required}}"
+    (found,) = cnp(f"{{endpointSelector: {{}}, ingress: [{GOOD}, {closing}, {{fromRequires: x}}]}}")
+    assert [(rule.deny, bool(rule.peers)) for rule in found.rules] == [(False, True), (True, True), (False, False)]
+    me = pod_labels({}, "shop", {}, "", "c")
+    assert any(peer.matches(me) for rule in found.rules if rule.deny for peer in rule.peers or ())  # type: ignore[union-attr]
 
 
 def test_a_denial_that_makes_no_sense_denies_everybody() -> None:
@@ -109,9 +119,19 @@ def test_what_is_no_list_of_rules_is_one_that_makes_no_sense(held: str) -> None:
 
 
 def test_a_section_that_is_mistyped_closes_both_directions() -> None:
-    (found,) = cnp(f"{{endpointSelector: {{}}, ingresDeny: [{GOOD}]}}")
+    (found,) = cnp(f"{{endpointSelector: {{}}, ingres: [{GOOD}]}}")
     assert found.default_deny == (True, True)
     assert not found.rules
+
+
+@pytest.mark.parametrize(
+    "section",
+    ["ingressdeny: [{}]", "ingres: [{fromEntities: [all], authentication: {mode: required}}]", f"Ingress: [{{{REQUIRED}}}]"],
+)
+def test_a_mistyped_section_that_may_take_from_what_others_allow_denies_everybody(section: str) -> None:
+    (found,) = cnp(f"{{endpointSelector: {{}}, {section}}}")
+    assert found.default_deny == (True, True)
+    assert [(closed(rule), rule.direction) for rule in found.rules] == [(True, Direction.INGRESS), (True, Direction.EGRESS)]
 
 
 def test_where_it_is_not_known_whom_a_policy_governs_its_namespace_is_closed_and_nobody_is_let_in() -> None:

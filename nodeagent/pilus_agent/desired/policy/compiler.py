@@ -7,7 +7,6 @@ what comes again replaces what was there.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from pilus_agent.desired.policy.direction import NO_NAMES, LiveDirection
 from pilus_agent.desired.policy.ruleset import RuleSet, digest, ingress_names, resolve, rule_set, set_name
@@ -26,7 +25,7 @@ from pilus_agent.desired.policy.tables import (
 from pilus_agent.desired.selectors import SelectorIndex
 from pilus_api.identities import Identity
 from pilus_api.labels import Labels
-from pilus_api.policy_together import TooManyDemandsError, together
+from pilus_api.policy_together import TooMuchTogetherError, apart, together
 from pilus_api.rules import Direction, Policy
 from pilus_api.selectors import Selector
 
@@ -75,8 +74,8 @@ def _together(policies: Sequence[Policy]) -> tuple[tuple[Policy, ...], str]:
     """What they mean together, and why that has no tables, if so: then what stands is what is told of them."""
     try:
         return together(policies), ""
-    except TooManyDemandsError as error:
-        return together(replace(policy, demands=()) for policy in policies), str(error)
+    except TooMuchTogetherError as error:
+        return apart(policies), str(error)
 
 
 class PolicyCompiler:

@@ -4,11 +4,10 @@ In: what applies to an endpoint before and after. Out: changes, alike ones toget
 what packets would meet.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pilus_agent.desired.policy.addresses import longest
 from pilus_agent.desired.policy.answers import DEFAULT_ALLOW, Answer, Decision, Layers, combine
 from pilus_agent.desired.policy.porttable import ANY_PORT, ANY_PROTOCOL, PORTS, PortTable
 from pilus_agent.desired.policy.tables import CompiledPolicy
@@ -69,15 +68,16 @@ def differences(
     # Where a row means a whole family, the outside is its families: it has no address that would say which.
     told = _OUTSIDE if any(not network.prefixlen for network in networks) else frozenset()
     policies = before, after
+    rows = [_Rows(policy, direction) for policy in policies]
     by_address = any(key.scope is Scope.ANY for policy in policies if policy for key in policy.directions[direction].cidrs)
     peers: list[tuple[Peer, _At | None]] = []
     for identity in identities:
         if identity not in told:
-            peers += _placed(policies, direction, identity, places.get(identity, ()) if by_address else ())
+            peers += _placed(rows, identity, places.get(identity, ()) if by_address else ())
     peers += ((network, (Scope.OUTSIDE, network.version, address)) for network, address in networks.items())
     for peer, at in peers:
         who = peer.identity if isinstance(peer, Placed) else peer if isinstance(peer, int) else WORLD
-        sides = [_Side(policy, direction, who, at) for policy in policies]
+        sides = [_Side(policy, direction, who, held.table(at) if at else None) for policy, held in zip(policies, rows, strict=True)]
         key = tuple(side.name for side in sides)
         if key not in memo:
             memo[key] = _whole(tuple(_changes(*sides)))
@@ -86,15 +86,32 @@ def differences(
     return found
 
 
-def _placed(
-    policies: Iterable[CompiledPolicy | None], direction: Direction, identity: Identity, addresses: Iterable[Address]
-) -> list[tuple[Peer, _At | None]]:
-    """The identity as a whole, or by its addresses if these are not all in the same rows."""
+class _Rows:
+    """A policy's rows by address, found by the length of their prefix: there may be thousands of them, and of addresses."""
+
+    def __init__(self, policy: CompiledPolicy | None, direction: Direction) -> None:
+        self._tables: dict[tuple[Scope, int], dict[int, dict[int, PortTable]]] = {}
+        for key, peer_class in (policy.directions[direction].cidrs if policy else {}).items():
+            network = key.network
+            shift = network.max_prefixlen - network.prefixlen
+            lengths = self._tables.setdefault((key.scope, network.version), {})
+            lengths.setdefault(shift, {})[int(network.network_address) >> shift] = peer_class.table
+
+    def table(self, at: _At) -> PortTable | None:
+        """That of the longest prefix, as the kernel finds it."""
+        scope, version, address = at
+        lengths = self._tables.get((scope, version), {})
+        found = (lengths[shift].get(address >> shift) for shift in sorted(lengths))
+        return next((table for table in found if table is not None), None)
+
+
+def _placed(rows: Sequence[_Rows], identity: Identity, addresses: Iterable[Address]) -> list[tuple[Peer, _At | None]]:
+    """The identity as a whole, or by its addresses if rules by address do not say the same of all of them."""
     found: dict[tuple[object, ...], list[Address]] = {}
     for address in sorted(addresses, key=lambda one: (one.version, one)):
         at = (Scope.ANY, address.version, int(address))
-        rows = (longest(policy.directions[direction].cidrs, *at) if policy else None for policy in policies)
-        found.setdefault(tuple(rows), []).append(address)
+        tables = (held.table(at) for held in rows)
+        found.setdefault(tuple(table.name if table else b"" for table in tables), []).append(address)
     if not found:
         return [(identity, None)]
     places = [(held, (Scope.ANY, held[0].version, int(held[0]))) for held in found.values()]
@@ -127,17 +144,14 @@ def _networks(policies: Iterable[CompiledPolicy | None], direction: Direction) -
 class _Side:
     """One policy, as one peer meets it."""
 
-    def __init__(self, policy: CompiledPolicy | None, direction: Direction, identity: Identity, at: _At | None) -> None:
+    def __init__(self, policy: CompiledPolicy | None, direction: Direction, identity: Identity, where: PortTable | None) -> None:
         self._policy = policy
         self._who: PortTable | None = None
-        self._where: PortTable | None = None
+        self._where = where
         if policy is None:
             return
         tables = policy.directions[direction]
         self._who = tables.peers.get(identity, tables.default).table
-        if at is not None:
-            key = longest(tables.cidrs, *at)
-            self._where = tables.cidrs[key].table if key else None
 
     @property
     def name(self) -> tuple[bytes, bytes, bytes]:

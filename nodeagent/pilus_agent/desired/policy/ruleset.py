@@ -91,12 +91,10 @@ class RuleSet:
 
     def unresolved(self) -> tuple[Unresolved, ...]:
         """Egress by address to a named port: who is there, and so what it calls its ports, is not known from the address."""
-        found = {
-            Unresolved(self.origins[rule.rule - 1], name): None
-            for _, rule in self.directions[Direction.EGRESS].by_address
-            for name in sorted(rule.names())
-        }
-        return tuple(found)
+        egress = self.directions[Direction.EGRESS]
+        named = {rule.rule: sorted(names) for rule in egress.rules if (names := rule.names())}
+        by_address = dict.fromkeys(rule.rule for _, rule in egress.by_address) if named else ()
+        return tuple(dict.fromkeys(Unresolved(self.origins[rule - 1], name) for rule in by_address for name in named.get(rule, ())))
 
 
 def resolve(names: Iterable[str], named_ports: NamedPorts) -> Resolution:

@@ -5,13 +5,15 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from tests.unit.api.policy_texts import policy as written
 
 from pilus_agent.desired.policy.answers import Decision, Precedence
 from pilus_agent.desired.policy.compiler import PolicyCompiler, compile_policies
 from pilus_agent.desired.policy.explain import explain
 from pilus_agent.desired.policy.tables import Compiled, CompiledPolicy, Endpoint, NamedPorts
 from pilus_api.identities import HOST, REMOTE_NODE, RESERVED, WORLD, Identity
-from pilus_api.labels import Label, Labels
+from pilus_api.labels import Label, Labels, pod_labels
+from pilus_api.policies import drafts_of, resolve
 from pilus_api.rules import AddressPeer, Direction, Origin, Peer, Policy, Ports, Rule, Scope
 from pilus_api.selectors import EVERYTHING, Selector, equals, selector
 
@@ -201,6 +203,45 @@ def test_a_named_port_at_an_address_grants_nothing_denies_all_and_is_reported() 
     assert [(each.origin.path, each.port) for each in one.unresolved] == [("a", "http")]
     one = only(compiled(policy(rule(OUT), rule(OUT, (peer,), named, deny=True))))
     assert not reaches(one, "8.8.8.8", inside=False)
+
+
+_PORTS = ", ".join(f"{{port: '{number}'}}" for number in range(1, 41))
+_EACH = "{{toCIDR: [{peers}], toPorts: [{{ports: [{ports}]{more}}}]}}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (
+            "enableDefaultDeny: {egress: false}\negress: ["
+            + ", ".join(
+                _EACH.format(peers=", ".join(f"192.0.2.{peer}" for peer in range(10, 10 + number)), ports=_PORTS, more=more)
+                for number in range(1, 60)
+                for more in ("", ", rules: {dns: [{matchPattern: '*'}]}")
+            )
+            + "]",
+            "more than 200,000 ports with and without rules of layer 7 for the same peers",
+        ),
+        (
+            "ingress: [{fromRequires: ["
+            + ", ".join(f"{{matchLabels: {{k{number}: v}}}}" for number in range(200))
+            + "]}"
+            + (", {fromEndpoints: [" + ", ".join(f"{{matchLabels: {{a: p{number}}}}}" for number in range(200)) + "]}") * 2
+            + "]",
+            "more than 50,000 requirements of endpoint peers (fromRequires, toRequires)",
+        ),
+    ],
+    ids=["closing", "demands"],
+)
+def test_what_is_too_much_together_is_too_large_and_told(spec: str, reason: str) -> None:
+    """Of each of thousands of rules with each other: bounded work, and what there was before stays or the pod is closed."""
+    (held,) = drafts_of(written(spec), cluster="blue")
+    labels = {"web": Endpoint(pod_labels({"app": "web"}, "N", {}, "", "blue"), {})}
+    found = compile_policies(resolve([held]), RESERVED, labels)
+    applied = found.endpoints["web"]
+    assert applied.policy is not None
+    assert str(found.too_large[applied.policy]) == reason
+    assert applied.ingress_enforced or applied.egress_enforced
 
 
 def test_too_large_is_a_value_and_the_others_stand() -> None:
