@@ -26,7 +26,6 @@ _OPPOSITE: Final = {
 MOST_REQUIREMENTS: Final = 50_000
 MOST_PORTS: Final = 200_000
 
-_Peers = tuple[Peer, ...] | None
 _Of = tuple[Direction, Peer | None]
 
 
@@ -112,9 +111,10 @@ class _Plain:
         for rule in rules:
             if rule.deny or rule.unenforced or rule.tier is not Tier.NETWORK_POLICY or not rule.ports:
                 continue
-            for of in asked.intersection(_each(rule)) if asked else ():
-                self._of.setdefault(of, []).append(len(self._ports))
-            self._ports.append(frozenset(rule.ports))
+            if both := asked.intersection(_each(rule)):
+                for of in both:
+                    self._of.setdefault(of, []).append(len(self._ports))
+                self._ports.append(frozenset(rule.ports))
 
     def left(self, rule: Rule) -> dict[frozenset[Ports], list[Peer | None]]:
         """Of a rule of layer 7 what it closes: ports, and the peers for whom no plain rule has them."""
