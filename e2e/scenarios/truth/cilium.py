@@ -253,6 +253,30 @@ CASES: Final = spelled(
             ),
             lambda q: "x/a" in (q.to, q.by),
         ),
+        Case(
+            "what would be restricted is closed although another policy allows it",
+            cnp(
+                "x",
+                "$to_a, ingress: [{fromEndpoints: [$b], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}]",
+            )
+            + cnp("x", "$to_a, ingress: [{fromEndpoints: [{}]}]", "second"),
+            lambda q: q.to == "x/a" and (q.by_ns != "x" or (q.by == "x/b" and (q.port, q.protocol) == (80, "TCP"))),
+        ),
+        Case(
+            "a plain rule beside one of HTTP, for the same peers at the same port",
+            cnp(
+                "x",
+                "$to_a, ingress: [{fromEndpoints: [$b], toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]}]",
+            )
+            + cnp("x", "$to_a, ingress: [{fromEndpoints: [$b], toPorts: [{ports: [{port: '80', protocol: TCP}]}]}]", "second"),
+            lambda q: q.to == "x/a" and not (q.by == "x/b" and (q.port, q.protocol) == (80, "TCP")),
+        ),
+        Case(
+            "authentication, beside everybody",
+            cnp("x", "$to_a, ingress: [{fromEndpoints: [$b], authentication: {mode: required}}]")
+            + cnp("x", "$to_a, ingress: [{fromEntities: [all]}]", "second"),
+            lambda q: (q.to, q.by) == ("x/a", "x/b"),
+        ),
         Case("in audit", cnp("x", "$every, ingress: [{}], egressDeny: [{toEntities: [all]}]", more=AUDIT), nothing),
         Case(
             "in audit beside one that is not",
