@@ -99,7 +99,7 @@ def _element_rules(element: Element, origin: Origin, direction: Direction, place
         (entry,) = behind = (element.to_ports or ())[index : index + 1]
         closing = Closing.UNLESS_PLAIN if only_layer_7(entry) and not always else Closing.ALWAYS
         rules.append(replace(whole, ports=ports(behind), unenforced=always + fields, closing=closing))
-    if found.unenforced:  # then there are no other peers: an element has one sort
+    if found.unenforced:  # then no peer is in force, for an element has one sort of them
         rules = [
             replace(rule, unenforced=rule.unenforced + found.unenforced, peers=found.possible if rule.denies else rule.peers)
             for rule in rules

@@ -1,7 +1,7 @@
 """Peers of policy elements -> selectors and addresses.
 
 In: models of resources.policypeers. Out: rules.Peer, and which of the fields are not in force yet. A peer that is not in
-force is stood in for: by nobody where it would be allowed, and where it is denied by all that it could be.
+force is nobody here; beside it stands all that it could be, which is meant where it is denied.
 """
 
 from collections.abc import Iterable, Sequence
@@ -132,7 +132,6 @@ def element_peers(element: IngressPeers | EgressDenyPeers, place: Place) -> Peer
         if entries:
             unenforced.append(f"{place.path}.{held.prefix}{field}")
             possible += all_of_them
-    found += possible if place.deny else ()
     return Peers(
         peers=_unique(found),
         endpoints=tuple(endpoints),

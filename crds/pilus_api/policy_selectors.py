@@ -102,8 +102,9 @@ def _reserved(name: str) -> Selector:
 API_SERVER: Final = _reserved("kube-apiserver")
 
 
-OTHER_NODES: Final = (_reserved("remote-node"),)
-NODES: Final = (_reserved("host"), *OTHER_NODES)  # this one and others
+_ANOTHER_NODE: Final = _reserved("remote-node")
+OTHER_NODES: Final = (_ANOTHER_NODE,)
+NODES: Final = (_reserved("host"), _ANOTHER_NODE)  # this one and others
 
 
 def other_nodes(held: LabelSelector, path: str) -> Selector:
@@ -112,8 +113,7 @@ def other_nodes(held: LabelSelector, path: str) -> Selector:
     A key without a source is one of a Node object's labels.
     """
     wanted = [replace(each, source=SOURCE_NODE) if each.source == SOURCE_ANY else each for each in requirements(held, path)]
-    (others,) = OTHER_NODES
-    return selector(*wanted, *others.requirements)
+    return selector(*wanted, *_ANOTHER_NODE.requirements)
 
 
 def host_subject(held: LabelSelector, path: str) -> Selector:

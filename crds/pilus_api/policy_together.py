@@ -64,8 +64,10 @@ class _Demands:
         # What nobody meets makes an allowing rule allow nobody; what such a rule closes stays closed.
         self._met: dict[tuple[Direction, bool], set[Requirement]] = {}
         for demand in demands:
-            for wanted in (self._wanted, self._met)[: 1 if _unmet(demand.peer.requirements) else 2]:
-                wanted.setdefault((demand.direction, demand.deny), set()).update(demand.peer.requirements)
+            of, requirements = (demand.direction, demand.deny), demand.peer.requirements
+            self._wanted.setdefault(of, set()).update(requirements)
+            if not _unmet(requirements):
+                self._met.setdefault(of, set()).update(requirements)
         self._work = 0
 
     def bind(self, rule: Rule) -> Rule:

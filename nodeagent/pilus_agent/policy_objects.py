@@ -146,10 +146,10 @@ class PolicyObjects:
         if hosts != self._host_drafts:
             self._host_drafts = hosts
             stale.add(_HOSTS)
-        drafted = {**self._drafts, _HOSTS: hosts}
-        return {name for name in stale if self._mean(name, self._meant(name, drafted.get(name, ())))}
+        return {name for name in stale if self._mean(name, self._meant(name))}
 
-    def _meant(self, name: str, drafts: tuple[Policy, ...]) -> list[Policy]:
+    def _meant(self, name: str) -> list[Policy]:
+        drafts = self._host_drafts if name == _HOSTS else self._drafts.get(name, ())
         audit = self.audited(name)
         return [replace(policy, audit=audit) for policy in resolve(drafts, self._groups)]
 
